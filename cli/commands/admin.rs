@@ -1,0 +1,29 @@
+//! `admin`: for whoever runs the pool.
+
+use clap::Subcommand;
+
+use crate::commands::Ctx;
+use crate::error::{Exit, Outcome};
+
+pub mod gc;
+pub mod health;
+pub mod node;
+
+/// Run the pool: nodes, health, room
+#[derive(Debug, Subcommand)]
+#[command(disable_help_subcommand = true)]
+pub enum Command {
+    #[command(subcommand)]
+    Node(node::Command),
+    Health(health::Args),
+    Gc(gc::Args),
+}
+
+/// Runs one.
+pub async fn run(ctx: &Ctx, command: &Command) -> Outcome<Exit> {
+    match command {
+        Command::Node(command) => node::run(ctx, command).await,
+        Command::Health(args) => health::run(ctx, args).await,
+        Command::Gc(args) => gc::run(ctx, args).await,
+    }
+}

@@ -1,0 +1,106 @@
+//! `down`: stop what `up` started.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::args::{examples, exits};
+use crate::commands::Ctx;
+use crate::credentials::Credentials;
+use crate::error::{Exit, Failure, Outcome};
+use crate::pool::process::Process;
+use crate::pool::state::{State, lock};
+use crate::ui::text::plural;
+
+/// Stop what `up` started; keeps all data
+#[derive(Debug, clap::Args)]
+#[command(
+    before_help = examples(&["bytenode down", "bytenode down --delete-data    and forget everything stored"]),
+    after_help = exits(&[Exit::Busy]),
+)]
+pub struct Args {
+    /// Delete what the pool stores, too
+    #[arg(long)]
+    delete_data: bool,
+}
+
+#[derive(Serialize)]
+struct StoppedRecord<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    name: &'a str,
+}
+
+#[derive(Serialize)]
+struct SummaryRecord {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    stopped: u64,
+    deleted: bool,
+}
+
+/// Runs it.
+pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
+    let profile = &ctx.profile;
+    let _lock = lock(profile).await?;
+    let Some(state) = State::load(profile)? else {
+        ctx.ui.note("Nothing was started here.");
+        ctx.ui.record(&SummaryRecord { kind: "summary", stopped: 0, deleted: false })?;
+        return Ok(Exit::Done);
+    };
+    if args.delete_data {
+        let what = format!("delete everything stored in {}, for ever", state.data.display());
+        ctx.ui.confirm(&what, &profile.name)?;
+    }
+    // The coordinator first, so that it does not take its nodes for lost.
+    let coordinator: Vec<&Process> = state.coordinator.iter().filter(|process| process.runs()).collect();
+    let running: Vec<_> = state.nodes.iter().filter(|node| node.process.as_ref().is_some_and(Process::runs)).collect();
+    let nodes: Vec<&Process> = running.iter().filter_map(|node| node.process.as_ref()).collect();
+    Process::stop(&coordinator).await;
+    Process::stop(&nodes).await;
+    if let Some(left) = coordinator.iter().chain(&nodes).find(|process| process.runs()) {
+        return Err(Failure::other(format!("process {} does not stop", left.pid)));
+    }
+    for name in coordinator.iter().map(|_| "coordinator").chain(running.iter().map(|node| node.name.as_str())) {
+        ctx.ui.record(&StoppedRecord { kind: "stopped", name })?;
+    }
+    let stopped = (coordinator.len() + nodes.len()) as u64;
+    match stopped {
+        0 => ctx.ui.note("Nothing ran."),
+        _ => ctx.ui.note(&format!("Stopped {}.", plural(stopped, "process"))),
+    }
+    if args.delete_data {
+        delete(&state.data)?;
+        let url = state.coordinator.as_ref().map(|process| process.url.clone());
+        Credentials::update(&profile.dirs.state, |credentials| {
+            credentials.profiles.remove(&profile.name);
+            if let Some(url) = &url {
+                credentials.sign_out(url);
+            }
+        })?;
+        State::remove(profile)?;
+        ctx.ui.note(&format!("Deleted what was in {}.", state.data.display()));
+    } else {
+        ctx.ui.note(&format!("All data is kept in {}. To start again: bytenode up", state.data.display()));
+    }
+    ctx.ui.record(&SummaryRecord { kind: "summary", stopped, deleted: args.delete_data })?;
+    Ok(Exit::Done)
+}
+
+/// Deletes what a pool made in its directory, nothing else that may be there.
+fn delete(data: &Path) -> Outcome<()> {
+    for name in ["coordinator", "nodes"] {
+        let dir = data.join(name);
+        match fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Failure::io(format!("cannot delete {}", dir.display()), &error));
+            }
+            _ => {}
+        }
+    }
+    // A directory in which something else is stays.
+    let _ = fs::remove_dir(data);
+    Ok(())
+}

@@ -1,0 +1,257 @@
+//! How the coordinator reaches real nodes: over HTTP, with its own credential, after a whole test.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use crate::admin::{CheckResult, Gc, NodeAdd, NodeCheck};
+use crate::api::{ApiError, ApiResult, Code, NodeKind};
+use crate::catalog::nodes::NodeRow;
+use crate::coordinator::keys::{Keys, NodeSecret};
+use crate::coordinator::{Connect, Examined, Introduction};
+use crate::grant::{Grant, Verb};
+use crate::id::{NodeId, PoolId};
+use crate::node::http::{Credential, HttpNode, HttpNodeOptions, Limits};
+use crate::node::probe::{ProbeOptions, Probed, parse_address, probe};
+use crate::node::{GrantToken, NodeError, SharedNode};
+use crate::seam::Seam;
+
+/// How long the coordinator's own grants are good for.
+const OWN_GRANT: Duration = Duration::from_secs(600);
+/// The longest answer of a node that is about to join.
+const MAX_ANSWER: usize = 64 << 10;
+
+/// Connects over HTTP.
+pub struct HttpConnect {
+    keys: Arc<Keys>,
+    pool: std::sync::OnceLock<PoolId>,
+    limits: Limits,
+    seam: Seam,
+    /// The zone of nodes on this machine.
+    machine: String,
+    client: reqwest::Client,
+}
+
+impl HttpConnect {
+    /// Makes one; it learns the pool from the first introduction.
+    ///
+    /// # Errors
+    /// When no HTTP client can be made.
+    pub fn new(keys: Arc<Keys>, limits: Limits, seam: Seam, machine: String) -> anyhow::Result<Self> {
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(limits.connect)
+            .timeout(limits.connect + limits.first_byte)
+            .user_agent(concat!("bytenode/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(Self { keys, pool: std::sync::OnceLock::new(), limits, seam, machine, client })
+    }
+
+    /// Tells it which pool its grants are for.
+    pub fn serve_pool(&self, pool: PoolId) {
+        self.pool.get_or_init(|| pool);
+    }
+
+    fn credential(&self, kind: NodeKind, id: &NodeId, secret: &NodeSecret) -> Credential {
+        match (kind, &secret.own) {
+            (NodeKind::Builtin, _) => {
+                let (keys, seam, node) = (Arc::clone(&self.keys), self.seam.clone(), id.clone());
+                let pool = self.pool.get().copied().unwrap_or_else(|| PoolId::from_bytes([0; 16]));
+                Credential::Mint(Arc::new(move || {
+                    let life = i64::try_from(OWN_GRANT.as_secs()).expect("ten minutes");
+                    let until = seam.now().as_second() + life;
+                    keys.signing().grant(&Grant { pool, node: node.clone(), what: Verb::Manage, until })
+                }))
+            }
+            (_, Some(own)) => Credential::Kubo(own.clone()),
+            (_, None) => Credential::None,
+        }
+    }
+
+    /// What answers at an address: a built-in node's identity, or nothing when it is something else.
+    async fn builtin(&self, url: &str) -> Option<NodeId> {
+        let said = self.post(&format!("{url}/api/v0/id"), None, None).await.ok()?;
+        let agent = said.get("AgentVersion")?.as_str()?;
+        if !agent.starts_with("bytenode/") {
+            return None;
+        }
+        said.get("ID")?.as_str()?.parse().ok()
+    }
+
+    async fn post(&self, url: &str, grant: Option<&GrantToken>, body: Option<&Value>) -> Result<Value, String> {
+        let mut request = self.client.post(url);
+        if let Some(grant) = grant {
+            request = request.bearer_auth(grant.expose());
+        }
+        request = match body {
+            Some(body) => request.json(body),
+            None => request.header("content-length", "0"),
+        };
+        let mut answer = request.send().await.map_err(|error| error.without_url().to_string())?;
+        let status = answer.status();
+        let mut bytes = Vec::new();
+        while let Some(piece) = answer.chunk().await.map_err(|error| error.without_url().to_string())? {
+            bytes.extend_from_slice(&piece);
+            if bytes.len() > MAX_ANSWER {
+                return Err("it answered too much".to_owned());
+            }
+        }
+        if !status.is_success() {
+            let text: String = String::from_utf8_lossy(&bytes).trim().chars().take(300).collect();
+            return Err(format!("{status}: {text}"));
+        }
+        serde_json::from_slice(&bytes).map_err(|_| "it answered something that is not JSON".to_owned())
+    }
+
+    /// Has a built-in node join the pool; gives its check.
+    async fn join(&self, url: &str, code: &GrantToken, pool: &Introduction) -> NodeCheck {
+        let body = json!({
+            "code": code.expose().trim(),
+            "pool": pool.pool,
+            "coordinator": pool.key.to_string(),
+            "epoch": pool.epoch,
+            "instance": data_encoding::HEXLOWER.encode(&pool.instance),
+        });
+        match self.post(&format!("{url}/api/v0/bytenode/join"), None, Some(&body)).await {
+            Ok(_) => check("join", CheckResult::Ok, "it obeys this pool's coordinator", None),
+            Err(why) => {
+                let hint = "use the code in its DATA/join.code, or restart it with --reset-join for a new one";
+                check("join", CheckResult::Failed, why, Some(hint))
+            }
+        }
+    }
+
+    fn registered(&self, request: &NodeAdd, probed: Probed) -> (NodeRow, NodeSecret) {
+        let local = url::Url::parse(&probed.url).ok();
+        let host = local.as_ref().and_then(url::Url::host_str).unwrap_or("unknown").to_owned();
+        let here = matches!(host.as_str(), "127.0.0.1" | "[::1]" | "localhost");
+        let zone = request.zone.clone().unwrap_or_else(|| if here { self.machine.clone() } else { host });
+        let builtin = probed.kind == NodeKind::Builtin;
+        let secret = if builtin {
+            NodeSecret::default()
+        } else {
+            NodeSecret { own: request.token.clone(), client: request.client_token.clone() }
+        };
+        let all = probed.status.used_bytes.saturating_add(probed.status.free_bytes);
+        let row = NodeRow {
+            row: 0,
+            id: probed.status.id,
+            name: request.name.clone().unwrap_or_default(),
+            kind: probed.kind,
+            url: probed.url,
+            gateway: probed.gateway,
+            zone,
+            capacity_bytes: request.capacity_bytes.unwrap_or(all),
+            access: request.access,
+            gc: request.gc.unwrap_or(Gc::Owner),
+            cache_live: false,
+            draining: false,
+            version: Some(probed.status.version),
+            last_seen: None,
+        };
+        (row, secret)
+    }
+}
+
+fn check(name: &str, result: CheckResult, message: impl Into<String>, hint: Option<&str>) -> NodeCheck {
+    NodeCheck { check: name.to_owned(), result, message: message.into(), hint: hint.map(str::to_owned) }
+}
+
+/// Whether anybody on the way may read and change what is sent.
+fn is_exposed(url: &str) -> bool {
+    let Ok(url) = url::Url::parse(url) else { return true };
+    let loopback = match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    url.scheme() != "https" && !loopback
+}
+
+#[async_trait]
+impl Connect for HttpConnect {
+    fn connect(&self, row: &NodeRow, secret: &NodeSecret) -> Result<SharedNode, NodeError> {
+        let node = HttpNode::new(HttpNodeOptions {
+            name: row.name.clone(),
+            expected_id: Some(row.id.clone()),
+            kind: row.kind,
+            url: row.url.clone(),
+            gateway: row.gateway.clone(),
+            credential: self.credential(row.kind, &row.id, secret),
+            limits: self.limits,
+            seam: self.seam.clone(),
+        })?;
+        Ok(node)
+    }
+
+    async fn examine(&self, request: &NodeAdd, pool: &Introduction) -> ApiResult<Examined> {
+        self.serve_pool(pool.pool);
+        let url = parse_address(&request.url).map_err(|error| ApiError::new(Code::Usage, error.to_string()))?;
+        if is_exposed(&url) && !request.insecure_http {
+            return Err(ApiError::new(Code::Usage, format!("{url} would be reached without encryption"))
+                .hint("use https://, or ssh -L 5001:127.0.0.1:5001 HOST, or --insecure-http on a network you trust"));
+        }
+        let mut checks = Vec::new();
+        let builtin = self.builtin(&url).await;
+        if let (Some(_), Some(code)) = (&builtin, &request.token) {
+            let joined = self.join(&url, code, pool).await;
+            let failed = joined.result == CheckResult::Failed;
+            checks.push(joined);
+            if failed {
+                return Ok(Examined { checks, node: None });
+            }
+        }
+        let secret = NodeSecret { own: request.token.clone(), client: None };
+        let credential = match &builtin {
+            Some(id) => self.credential(NodeKind::Builtin, id, &secret),
+            None => self.credential(NodeKind::Kubo, &"kubo".parse().expect("letters"), &secret),
+        };
+        let found = probe(&ProbeOptions {
+            name: request.name.clone().unwrap_or_default(),
+            address: request.url.clone(),
+            gateway: request.gateway.clone(),
+            credential,
+            expected_id: None,
+            pool: pool.pool,
+            epoch: pool.epoch,
+            pack: pool.pack,
+            limits: self.limits,
+            seam: self.seam.clone(),
+        })
+        .await;
+        let cache_live =
+            found.checks.iter().any(|check| check.check == "block_cache" && check.result != CheckResult::Ok);
+        checks.extend(found.checks);
+        let node = found.node.map(|probed| {
+            let (mut row, secret) = self.registered(request, probed);
+            row.cache_live = cache_live;
+            (row, secret)
+        });
+        Ok(Examined { checks, node })
+    }
+
+    async fn greet(&self, row: &NodeRow, pool: &Introduction) -> ApiResult<()> {
+        if row.kind != NodeKind::Builtin {
+            return Ok(());
+        }
+        let Credential::Mint(mint) = self.credential(row.kind, &row.id, &NodeSecret::default()) else { return Ok(()) };
+        let instance = data_encoding::HEXLOWER.encode(&pool.instance);
+        let body = json!({"epoch": pool.epoch, "instance": instance});
+        let url = format!("{}/api/v0/bytenode/hello", row.url.trim_end_matches('/'));
+        let said = self
+            .post(&url, Some(&mint()), Some(&body))
+            .await
+            .map_err(|why| ApiError::new(Code::Temporary, format!("node {}: {why}", row.name)))?;
+        let epoch = said.get("epoch").and_then(Value::as_u64).unwrap_or(0);
+        let other = said.get("instance").and_then(Value::as_str).is_some_and(|held| held != instance);
+        if epoch > pool.epoch || (epoch == pool.epoch && other) {
+            return Err(ApiError::new(Code::ReadOnly, format!("node {} obeys a newer start of this pool", row.name))
+                .hint("is another coordinator running on a copy of this data? stop it"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,132 @@
+//! Runs a coordinator: opens its data directory, serves its API, and keeps the pool in order in the background.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::net::TcpListener;
+
+use super::connect::HttpConnect;
+use super::relay::{RelayLimits, routes};
+use super::server::{ServerLimits, serve_with};
+use crate::catalog::Catalog;
+use crate::coordinator::keys::{Keys, write_secret};
+use crate::coordinator::{Coordinator, Parts, Policy, Until};
+use crate::machine;
+use crate::node::http::Limits;
+use crate::seam::Seam;
+
+/// How often nodes are asked how they are.
+const PROBE_EVERY: Duration = Duration::from_secs(15);
+/// How often what nothing needs is released.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// How long repair waits after it failed, and at least between two runs.
+const REPAIR_PAUSE: Duration = Duration::from_secs(10);
+
+/// How to run a coordinator.
+#[derive(Debug, Clone, Default)]
+pub struct CoordinatorOptions {
+    /// Its data directory: catalog, keys, the first admin's token.
+    pub data: PathBuf,
+    /// How it behaves.
+    pub policy: Policy,
+    /// How long nodes may take.
+    pub limits: Limits,
+    /// What the API allows.
+    pub server: ServerLimits,
+}
+
+/// Runs a coordinator on a socket until `shutdown` is done, then lets requests under way end.
+///
+/// # Errors
+/// When the socket is not loopback, or the data directory cannot be used: another process has it, a secret may be read
+/// by others, or the catalog is newer or damaged.
+pub async fn run(
+    listener: TcpListener,
+    options: CoordinatorOptions,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<()> {
+    let address = listener.local_addr()?;
+    if !address.ip().is_loopback() {
+        bail!(
+            "{address} is not a loopback address: until TLS exists, listen on 127.0.0.1 and use ssh -L from elsewhere"
+        );
+    }
+    let (data, allowed) = (options.data.clone(), options.server);
+    let _lock = open_data(&data)?;
+    let seam = Seam::real();
+    let coordinator = start(options, &seam).await?;
+    if let Some(token) = coordinator.first_admin().await? {
+        write_secret(&data.join("admin.token"), format!("{}\n", token.expose()).as_bytes())?;
+    }
+    coordinator.greet_nodes().await;
+    let workers = work(&coordinator);
+    let gate = Arc::new(Arc::clone(&coordinator));
+    let relay = routes(Arc::clone(&coordinator) as Arc<_>, RelayLimits::default());
+    let served = serve_with(listener, gate, relay, allowed, shutdown).await;
+    workers.iter().for_each(tokio::task::JoinHandle::abort);
+    Ok(served?)
+}
+
+async fn start(options: CoordinatorOptions, seam: &Seam) -> Result<Arc<Coordinator>> {
+    let CoordinatorOptions { data, policy, limits, server: _ } = options;
+    let keys = Arc::new(Keys::open(&data, seam)?);
+    let catalog = Catalog::open(&data.join("catalog.db"), seam.clone())
+        .with_context(|| format!("cannot use the catalog in {}", data.display()))?;
+    let machine = machine::identity(seam);
+    let zone = format!("machine-{}", machine.get(..8).unwrap_or("here"));
+    let connect = Arc::new(HttpConnect::new(Arc::clone(&keys), limits, seam.clone(), zone)?);
+    if let Some(pool) = catalog.read(crate::catalog::nodes::pool).await? {
+        connect.serve_pool(pool);
+    }
+    let parts = Parts { catalog, seam: seam.clone(), keys, policy, connect, machine };
+    Ok(Coordinator::start(parts).await?)
+}
+
+/// Makes the data directory, for its owner alone, and locks it.
+fn open_data(data: &Path) -> Result<File> {
+    std::fs::create_dir_all(data).with_context(|| format!("cannot make {}", data.display()))?;
+    #[cfg(unix)]
+    std::fs::set_permissions(data, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    let path = data.join("lock");
+    let lock = File::options().create(true).truncate(false).write(true).open(&path)?;
+    if lock.try_lock().is_err() {
+        bail!("another coordinator uses {}", data.display());
+    }
+    Ok(lock)
+}
+
+/// Starts the background work: probing, sweeping, repair.
+fn work(coordinator: &Arc<Coordinator>) -> Vec<tokio::task::JoinHandle<()>> {
+    let probing = Arc::clone(coordinator);
+    let sweeping = Arc::clone(coordinator);
+    let repairing = Arc::clone(coordinator);
+    vec![
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(PROBE_EVERY).await;
+                probing.nodes().probe().await;
+            }
+        }),
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(SWEEP_EVERY).await;
+                if let Err(error) = sweeping.sweep(Until::Retention).await {
+                    tracing::warn!(%error, "sweep");
+                }
+            }
+        }),
+        tokio::spawn(async move {
+            loop {
+                repairing.repair_wanted().await;
+                match repairing.repair().await {
+                    Ok(report) => tracing::info!(repaired = report.repaired, remaining = report.remaining, "repair"),
+                    Err(error) => tracing::warn!(%error, "repair"),
+                }
+                tokio::time::sleep(REPAIR_PAUSE).await;
+            }
+        }),
+    ]
+}

@@ -1,0 +1,160 @@
+//! Rows for accounts, nodes and the pool's health.
+
+use axum::http::Method;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::input::{At, Body, Check, NodeName, Query, short};
+use super::{Caller, Done, Json, Route, route};
+use crate::admin::{HealthRequest, NodeAdd};
+use crate::api::ApiError;
+use crate::client::wire::{GcRequest, Nodes, TokenRequest};
+
+/// Says how a node is forgotten.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct ForgetQuery {
+    /// Whether it never comes back.
+    #[serde(default)]
+    lost: bool,
+    /// Only say what would happen.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+impl Check for ForgetQuery {
+    fn check(&self) -> Result<(), ApiError> {
+        Ok(())
+    }
+}
+
+impl Check for TokenRequest {
+    fn check(&self) -> Result<(), ApiError> {
+        short(&self.name, "the token's name")
+    }
+}
+
+impl Check for NodeAdd {
+    fn check(&self) -> Result<(), ApiError> {
+        short(&self.url, "the address")?;
+        short(self.name.as_deref().unwrap_or_default(), "the name")?;
+        short(self.zone.as_deref().unwrap_or_default(), "the zone")?;
+        short(self.gateway.as_deref().unwrap_or_default(), "the gateway")?;
+        short(self.token.as_ref().map(|token| token.expose()).unwrap_or_default(), "the token")?;
+        short(self.client_token.as_ref().map(|token| token.expose()).unwrap_or_default(), "the client token")
+    }
+}
+
+impl Check for HealthRequest {
+    fn check(&self) -> Result<(), ApiError> {
+        Ok(())
+    }
+}
+
+impl Check for GcRequest {
+    fn check(&self) -> Result<(), ApiError> {
+        Ok(())
+    }
+}
+
+type Named = At<NodeName>;
+
+pub(super) fn rows() -> Vec<Route> {
+    let mut rows = account_rows();
+    rows.extend(pool_rows());
+    rows
+}
+
+fn account_rows() -> Vec<Route> {
+    let (get, post, delete) = (Method::GET, Method::POST, Method::DELETE);
+    vec![
+        route(
+            get.clone(),
+            "/whoami",
+            "whoami",
+            "Says who one is",
+            |caller: Caller, (): ()| async move { caller.whoami().await.map(Json) },
+        ),
+        route(
+            post,
+            "/tokens",
+            "create_token",
+            "Makes another token",
+            |caller: Caller, Body(body): Body<TokenRequest>| async move {
+                caller.create_token(&body.name).await.map(Json)
+            },
+        )
+        .created(),
+        route(
+            delete,
+            "/tokens/current",
+            "revoke_own_token",
+            "Revokes the token in use",
+            |caller: Caller, (): ()| async move { caller.revoke_own_token().await.map(|()| Done) },
+        ),
+        route(
+            get,
+            "/status",
+            "status",
+            "Shows the pool at a glance",
+            |caller: Caller, (): ()| async move { caller.status().await.map(Json) },
+        ),
+    ]
+}
+
+fn pool_rows() -> Vec<Route> {
+    let (get, post, delete) = (Method::GET, Method::POST, Method::DELETE);
+    vec![
+        route(
+            get,
+            "/nodes",
+            "nodes",
+            "Lists the nodes",
+            |caller: Caller, (): ()| async move { caller.nodes().await.map(|nodes| Json(Nodes { nodes })) },
+        ),
+        route(
+            post.clone(),
+            "/nodes",
+            "node_add",
+            "Tests and registers a node",
+            |caller: Caller, Body(body): Body<NodeAdd>| async move { caller.node_add(&body).await.map(Json) },
+        )
+        .long(),
+        route(
+            post.clone(),
+            "/nodes/{name}/test",
+            "node_test",
+            "Tests a node",
+            |caller: Caller, At(name): Named| async move { caller.node_test(&name.0).await.map(Json) },
+        )
+        .long(),
+        route(
+            delete,
+            "/nodes/{name}",
+            "node_remove",
+            "Forgets a node",
+            |caller: Caller, (At(name), Query(query)): (Named, Query<ForgetQuery>)| async move {
+                caller.node_remove(&name.0, query.lost, query.dry_run).await.map(Json)
+            },
+        )
+        .long(),
+        route(
+            post.clone(),
+            "/health",
+            "health",
+            "Checks and repairs",
+            |caller: Caller, Body(body): Body<HealthRequest>| async move { caller.health(&body).await.map(Json) },
+        )
+        .long(),
+        route(
+            post,
+            "/gc",
+            "gc",
+            "Releases what nothing needs",
+            |caller: Caller, Body(body): Body<GcRequest>| async move {
+                caller.gc(body.now, body.dry_run).await.map(Json)
+            },
+        )
+        .long(),
+    ]
+}

@@ -1,0 +1,233 @@
+//! A throwaway pool of real processes: the `bytenode` executable built beside this example, and `ipfs` daemons.
+//!
+//! Nothing outlives it: ours end when their standard input does, however this process ends; Kubo's are ended by their
+//! numbers, and a watcher of the same kind as ours ends them if this process is killed.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+
+use crate::Kind;
+
+/// How long a daemon may take to start.
+const START: Duration = Duration::from_secs(60);
+
+/// One node.
+pub struct PoolNode {
+    /// Its name in the pool.
+    pub name: String,
+    /// Base URL that takes packs.
+    pub api: String,
+    /// Base URL that gives chunks.
+    pub gateway: String,
+    /// Where Kubo keeps it.
+    pub path: PathBuf,
+    child: Child,
+    _watcher: Option<Child>,
+}
+
+impl PoolNode {
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+/// The pool; dropping it ends its processes and removes its directory.
+pub struct Pool {
+    /// The nodes.
+    pub nodes: Vec<PoolNode>,
+    /// The coordinator's URL.
+    pub url: String,
+    /// The coordinator's data directory.
+    pub coordinator_data: PathBuf,
+    coordinator: Child,
+    executable: PathBuf,
+    home: TempDir,
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        for child in self.nodes.iter_mut().map(|node| &mut node.child).chain([&mut self.coordinator]) {
+            // One that has ended already is what is wanted.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        // The watchers wait for the end of their input, which is dropped with them; nothing is left for them to end.
+    }
+}
+
+impl Pool {
+    /// Starts a coordinator and nodes, and has the nodes join.
+    pub fn start(kind: Kind, nodes: u32, within: Option<&Path>) -> Result<Self> {
+        let executable = executable()?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("bytenode-throughput-");
+        let home = within.map_or_else(|| builder.tempdir(), |dir| builder.tempdir_in(dir))?;
+        let data = home.path().join("coordinator");
+        let (coordinator, url) = serve(&executable, "internal-coordinator", &data, &[])?;
+        let mut pool = Self { nodes: Vec::new(), url, coordinator_data: data, coordinator, executable, home };
+        for number in 1..=nodes {
+            let name = format!("n{number}");
+            let path = pool.home.path().join(&name);
+            let node = match kind {
+                Kind::Builtin => pool.start_builtin(name, path)?,
+                Kind::Kubo => start_kubo(name, path)?,
+            };
+            pool.nodes.push(node);
+            pool.join(kind, number as usize - 1)?;
+        }
+        Ok(pool)
+    }
+
+    /// The coordinator's process.
+    pub fn coordinator_pid(&self) -> u32 {
+        self.coordinator.id()
+    }
+
+    /// A directory for what is made on the way.
+    pub fn scratch(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// The admin's token.
+    pub fn token(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(self.coordinator_data.join("admin.token"))?.trim().to_owned())
+    }
+
+    /// A `bytenode` command, signed in, that reads nothing of the user's own profile.
+    pub fn client(&self) -> Result<Command> {
+        let mut command = Command::new(&self.executable);
+        command.env("BYTENODE_URL", &self.url).env("BYTENODE_TOKEN", self.token()?);
+        command.env("HOME", self.home.path()).stdin(Stdio::null());
+        for name in ["XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "BYTENODE_PROFILE"] {
+            command.env_remove(name);
+        }
+        Ok(command)
+    }
+
+    fn start_builtin(&self, name: String, path: PathBuf) -> Result<PoolNode> {
+        let (child, url) = serve(&self.executable, "internal-node", &path, &["--name", &name])?;
+        Ok(PoolNode { name, api: url.clone(), gateway: url, path, child, _watcher: None })
+    }
+
+    fn join(&self, kind: Kind, index: usize) -> Result<()> {
+        let node = &self.nodes[index];
+        let mut command = self.client()?;
+        command.args(["-q", "admin", "node", "add", &node.api, "--name", &node.name]);
+        match kind {
+            Kind::Builtin => command.arg("--token-file").arg(node.path.join("join.code")),
+            Kind::Kubo => command.args(["--gateway", &node.gateway]),
+        };
+        let output = command.output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "node {} did not join: {said}", node.name);
+        Ok(())
+    }
+}
+
+fn executable() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    // target/release/examples/throughput
+    let dir = own.parent().and_then(Path::parent).context("the example is not where cargo builds it")?;
+    let found = dir.join(format!("bytenode{}", std::env::consts::EXE_SUFFIX));
+    let profile = if cfg!(debug_assertions) { "" } else { " --release" };
+    ensure!(found.is_file(), "{} is not there; build it first: cargo build{profile}", found.display());
+    Ok(found)
+}
+
+/// Starts one of our own processes; it ends with this one.
+fn serve(executable: &Path, role: &str, data: &Path, more: &[&str]) -> Result<(Child, String)> {
+    std::fs::create_dir_all(data)?;
+    private(data)?;
+    let log = std::fs::File::create(data.with_extension("log"))?;
+    let mut command = Command::new(executable);
+    command.arg(role).arg("--data").arg(data).args(["--listen", "127.0.0.1:0", "--stop-on-eof"]).args(more);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn()?;
+    let mut line = String::new();
+    let stdout = child.stdout.take().context("standard output is a pipe")?;
+    BufReader::new(stdout).read_line(&mut line)?;
+    if !line.starts_with("http://") {
+        let _ = child.kill();
+        let _ = child.wait();
+        bail!("{role} did not start; see {}", data.with_extension("log").display());
+    }
+    Ok((child, line.trim().to_owned()))
+}
+
+#[cfg(unix)]
+fn private(dir: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(std::fs::set_permissions(dir, PermissionsExt::from_mode(0o700))?)
+}
+
+#[cfg(not(unix))]
+fn private(_dir: &Path) -> Result<()> {
+    bail!("the pool runs on Linux and macOS")
+}
+
+/// Whether `ipfs` is there.
+pub fn has_ipfs() -> bool {
+    Command::new("ipfs").arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+}
+
+/// A private Kubo daemon on free loopback ports, which talks to nobody.
+fn start_kubo(name: String, path: PathBuf) -> Result<PoolNode> {
+    std::fs::create_dir_all(&path)?;
+    let ipfs = |arguments: &[&str]| -> Result<()> {
+        let output = Command::new("ipfs").args(arguments).env("IPFS_PATH", &path).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "ipfs {}: {said}", arguments.join(" "));
+        Ok(())
+    };
+    ipfs(&["init", "--profile=test,unixfs-v1-2025"])?;
+    let settings = [
+        ("Routing", r#"{"Type": "none"}"#),
+        ("Provide", r#"{"Enabled": false}"#),
+        ("Discovery.MDNS.Enabled", "false"),
+        ("Gateway.NoFetch", "true"),
+        ("Datastore.BlockKeyCacheSize", "0"),
+    ];
+    for (key, value) in settings {
+        ipfs(&["config", "--json", key, value])?;
+    }
+    let log = std::fs::File::create(path.with_extension("log"))?;
+    let mut command = Command::new("ipfs");
+    command.arg("daemon").env("IPFS_PATH", &path).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    let child = command.spawn()?;
+    let watcher = watch(child.id());
+    let end = Instant::now() + START;
+    let text = |file: &str| std::fs::read_to_string(path.join(file)).unwrap_or_default().trim().to_owned();
+    let mut node =
+        PoolNode { name, api: String::new(), gateway: String::new(), path: path.clone(), child, _watcher: watcher };
+    while (node.api.is_empty() || node.gateway.is_empty()) && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(50));
+        node.api = base_url(&text("api"));
+        node.gateway = base_url(&text("gateway"));
+    }
+    if node.api.is_empty() || node.gateway.is_empty() {
+        let _ = node.child.kill();
+        let _ = node.child.wait();
+        bail!("ipfs did not start; see {}", path.with_extension("log").display());
+    }
+    Ok(node)
+}
+
+/// Ends a process when this one has ended: a shell that waits for the end of its input.
+fn watch(pid: u32) -> Option<Child> {
+    let script = format!("read _; kill {pid} 2>/dev/null");
+    Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().ok()
+}
+
+/// A URL from what Kubo writes: a multiaddr or a URL; nothing while it is not there.
+fn base_url(text: &str) -> String {
+    let parts: Vec<&str> = text.split('/').collect();
+    match parts[..] {
+        ["", "ip4", host, "tcp", port] => format!("http://{host}:{port}"),
+        _ => text.trim_end_matches('/').to_owned(),
+    }
+}

@@ -1,0 +1,453 @@
+//! The catalog: SQLite, the only truth about names, versions, chunks and packs.
+//!
+//! One writer thread commits queued changes in groups; a few read-only connections answer questions. In a simulation one
+//! in-memory connection does both, on the calling task. Nothing here contacts a node, and no transaction waits for one.
+
+pub mod chunks;
+pub mod files;
+pub mod nodes;
+pub mod packs;
+mod schema;
+pub mod sweep;
+pub mod trace;
+pub mod users;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::api::{ApiError, Code};
+use crate::seam::Seam;
+
+/// The oldest SQLite without the WAL-reset bug: 3.51.3.
+const SQLITE_MIN: i32 = 3_051_003;
+/// Changes that one commit carries at most.
+const GROUP: usize = 64;
+/// Changes that may wait for the writer; more wait before they are queued.
+const QUEUE: usize = 256;
+/// Read-only connections.
+const READERS: usize = 3;
+
+/// What the catalog cannot do.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// SQLite refused.
+    #[error("the catalog failed")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The change was refused by its own rules.
+    #[error(transparent)]
+    Refused(#[from] ApiError),
+    /// A newer build wrote it.
+    #[error("the catalog has version {found}, this build knows {known}: use the newer bytenode")]
+    Newer {
+        /// Its version.
+        found: usize,
+        /// The newest version known here.
+        known: usize,
+    },
+    /// The SQLite in this build loses data.
+    #[error("SQLite {0} is too old: 3.51.3 or later is needed")]
+    OldSqlite(&'static str),
+    /// What it holds cannot be.
+    #[error("the catalog is damaged: {0}")]
+    Damaged(String),
+    /// It was shut down.
+    #[error("the catalog is closed")]
+    Closed,
+    /// A file of it cannot be used.
+    #[error("cannot use {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl From<CatalogError> for ApiError {
+    fn from(error: CatalogError) -> Self {
+        match error {
+            CatalogError::Refused(error) => error,
+            CatalogError::Closed => Self::new(Code::Temporary, "the coordinator is stopping"),
+            other => {
+                tracing::error!(error = ?other, "catalog");
+                Self::new(Code::Internal, other.to_string()).hint("see the coordinator's log")
+            }
+        }
+    }
+}
+
+/// Result of a question or change.
+pub type CatalogResult<T> = Result<T, CatalogError>;
+
+type Reply = Box<dyn FnOnce(Option<rusqlite::Error>) + Send>;
+type Job = Box<dyn FnOnce(&Connection) -> (bool, Reply) + Send>;
+
+/// A handle on the catalog; clones share it.
+#[derive(Clone)]
+pub struct Catalog {
+    seam: Seam,
+    kind: Kind,
+}
+
+#[derive(Clone)]
+enum Kind {
+    Threads { writer: mpsc::Sender<Job>, readers: Arc<Readers> },
+    Inline(Arc<Mutex<Connection>>),
+}
+
+struct Readers {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+    permits: tokio::sync::Semaphore,
+}
+
+impl Catalog {
+    /// Opens or makes the catalog at `path`. An older one is first copied aside to `path.vN`.
+    ///
+    /// # Errors
+    /// [`CatalogError`]; a newer or damaged catalog is refused and left as it is.
+    pub fn open(path: &Path, seam: Seam) -> CatalogResult<Self> {
+        let mut connection = Connection::open(path)?;
+        prepare(&connection)?;
+        let found = schema::version(&connection)?;
+        if found > 0 && found < schema::VERSION {
+            keep_aside(&connection, path, found)?;
+        }
+        schema::migrate(&mut connection)?;
+        let (writer, jobs) = mpsc::channel(QUEUE);
+        std::thread::Builder::new()
+            .name("catalog".into())
+            .spawn(move || write_all(connection, jobs))
+            .map_err(|source| CatalogError::Io { path: path.to_owned(), source })?;
+        let readers = Readers {
+            path: path.to_owned(),
+            idle: Mutex::new(Vec::new()),
+            permits: tokio::sync::Semaphore::new(READERS),
+        };
+        Ok(Self { seam, kind: Kind::Threads { writer, readers: Arc::new(readers) } })
+    }
+
+    /// Makes an empty catalog in memory that works on the calling task.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn in_memory(seam: Seam) -> CatalogResult<Self> {
+        let mut connection = Connection::open_in_memory()?;
+        prepare(&connection)?;
+        schema::migrate(&mut connection)?;
+        Ok(Self { seam, kind: Kind::Inline(Arc::new(Mutex::new(connection))) })
+    }
+
+    /// Changes the catalog: all of `change` or, when it fails, nothing. Durable when it returns.
+    ///
+    /// # Errors
+    /// What `change` returns, or the commit's failure.
+    pub async fn write<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Connection) -> CatalogResult<T> + Send + 'static,
+    ) -> CatalogResult<T> {
+        self.change(change, Keep::Yes).await
+    }
+
+    /// Makes a change and takes it back: what it would have given.
+    ///
+    /// # Errors
+    /// What `change` returns.
+    pub async fn rehearse<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Connection) -> CatalogResult<T> + Send + 'static,
+    ) -> CatalogResult<T> {
+        self.change(change, Keep::No).await
+    }
+
+    async fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Connection) -> CatalogResult<T> + Send + 'static,
+        wanted: Keep,
+    ) -> CatalogResult<T> {
+        match &self.kind {
+            Kind::Inline(connection) => inline(connection, change, wanted),
+            Kind::Threads { writer, .. } => {
+                let (answer, answered) = oneshot::channel();
+                let job: Job = Box::new(move |connection| {
+                    let result = change(connection);
+                    let keep = result.is_ok() && wanted == Keep::Yes;
+                    let reply: Reply = Box::new(move |failed| {
+                        let result = match failed {
+                            Some(error) if keep => Err(error.into()),
+                            _ => result,
+                        };
+                        drop(answer.send(result));
+                    });
+                    (keep, reply)
+                });
+                writer.send(job).await.map_err(|_| CatalogError::Closed)?;
+                answered.await.map_err(|_| CatalogError::Closed)?
+            }
+        }
+    }
+
+    /// Asks the catalog, in one read transaction.
+    ///
+    /// # Errors
+    /// What `question` returns.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Connection) -> CatalogResult<T> + Send + 'static,
+    ) -> CatalogResult<T> {
+        match &self.kind {
+            Kind::Inline(connection) => {
+                let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+                question(&connection)
+            }
+            Kind::Threads { readers, .. } => {
+                let readers = Arc::clone(readers);
+                let _permit = readers.permits.acquire().await.map_err(|_| CatalogError::Closed)?;
+                let pool = Arc::clone(&readers);
+                self.seam.offload(move || pool.ask(question)).await
+            }
+        }
+    }
+}
+
+impl Readers {
+    fn ask<T>(&self, question: impl FnOnce(&Connection) -> CatalogResult<T>) -> CatalogResult<T> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut connection = match idle {
+            Some(connection) => connection,
+            None => open_reader(&self.path)?,
+        };
+        let result = {
+            let transaction = connection.transaction()?;
+            question(&transaction)
+        };
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        result
+    }
+}
+
+fn open_reader(path: &Path) -> CatalogResult<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.set_prepared_statement_cache_capacity(128);
+    connection.pragma_update(None, "cache_size", -2_000)?;
+    Ok(connection)
+}
+
+fn prepare(connection: &Connection) -> CatalogResult<()> {
+    if rusqlite::version_number() < SQLITE_MIN {
+        return Err(CatalogError::OldSqlite(rusqlite::version()));
+    }
+    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.set_prepared_statement_cache_capacity(128);
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "cache_size", -8_000)?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    Ok(())
+}
+
+fn keep_aside(connection: &Connection, path: &Path, version: usize) -> CatalogResult<()> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(format!(".v{version}"));
+    let aside = PathBuf::from(aside);
+    if !aside.exists() {
+        connection.execute("VACUUM INTO ?1", [aside.to_string_lossy()])?;
+    }
+    Ok(())
+}
+
+/// Whether a change stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    Yes,
+    No,
+}
+
+fn inline<T>(
+    connection: &Mutex<Connection>,
+    change: impl FnOnce(&Connection) -> CatalogResult<T>,
+    keep: Keep,
+) -> CatalogResult<T> {
+    let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+    let transaction = connection.transaction()?;
+    let result = change(&transaction)?;
+    if keep == Keep::Yes {
+        transaction.commit()?;
+    }
+    Ok(result)
+}
+
+/// The writer thread: takes what is queued, gives each change a savepoint of its own, commits all at once, and answers
+/// only then. Ends when the last handle is gone.
+fn write_all(mut connection: Connection, mut jobs: mpsc::Receiver<Job>) {
+    let mut group = Vec::with_capacity(GROUP);
+    while jobs.blocking_recv_many(&mut group, GROUP) > 0 {
+        let mut replies = Vec::with_capacity(group.len());
+        let committed = commit_group(&mut connection, group.drain(..), &mut replies);
+        let failed = committed.err();
+        if let Some(error) = &failed {
+            tracing::error!(%error, "catalog commit");
+        }
+        for reply in replies {
+            reply(failed.as_ref().map(copy_error));
+        }
+    }
+}
+
+fn commit_group(
+    connection: &mut Connection,
+    jobs: impl Iterator<Item = Job>,
+    replies: &mut Vec<Reply>,
+) -> rusqlite::Result<()> {
+    let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for job in jobs {
+        let savepoint = transaction.savepoint()?;
+        let (keep, reply) = job(&savepoint);
+        replies.push(reply);
+        if keep {
+            savepoint.commit()?;
+        }
+    }
+    transaction.commit()
+}
+
+fn copy_error(error: &rusqlite::Error) -> rusqlite::Error {
+    match error {
+        rusqlite::Error::SqliteFailure(code, message) => rusqlite::Error::SqliteFailure(*code, message.clone()),
+        other => rusqlite::Error::ToSqlConversionFailure(other.to_string().into()),
+    }
+}
+
+/// Microseconds since 1970 of a time.
+pub(crate) fn micros(time: jiff::Timestamp) -> i64 {
+    time.as_microsecond()
+}
+
+/// The time of so many microseconds since 1970; the nearest possible one when out of range.
+pub(crate) fn time(micros: i64) -> jiff::Timestamp {
+    let limit = if micros < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX };
+    jiff::Timestamp::from_microsecond(micros).unwrap_or(limit)
+}
+
+/// A size or count as SQLite keeps it.
+pub(crate) fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// A size or count as SQLite gave it; a negative one, which cannot be, as 0.
+pub(crate) fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+/// A digest as SQLite gave it.
+pub(crate) fn digest(blob: &[u8]) -> CatalogResult<[u8; 32]> {
+    blob.try_into().map_err(|_| CatalogError::Damaged("a digest has another length".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_refused_change_leaves_nothing_and_others_of_its_group_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(&dir.path().join("catalog.db"), Seam::real()).unwrap();
+        let insert = |id: i64, fail: bool| {
+            catalog.write(move |c| {
+                c.execute("INSERT INTO loose_chunk VALUES (?1)", [id])?;
+                if fail { Err(ApiError::new(Code::Usage, "no").into()) } else { Ok(()) }
+            })
+        };
+        let (a, b, c) = tokio::join!(insert(1, false), insert(2, true), insert(3, false));
+        assert!(a.is_ok() && b.is_err() && c.is_ok());
+        let count = catalog
+            .read(|c| Ok(c.query_row("SELECT count(*) FROM loose_chunk", [], |row| row.get::<_, i64>(0))?))
+            .await
+            .unwrap();
+        assert_eq!(count, 2);
+    }
+
+    #[tokio::test]
+    async fn a_newer_catalog_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("catalog.db");
+        drop(Catalog::open(&path, Seam::real()).unwrap());
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 999).unwrap();
+        assert!(matches!(Catalog::open(&path, Seam::real()), Err(CatalogError::Newer { found: 999, .. })));
+    }
+
+    /// The SQL in the string literals of a source file, with its constants filled in.
+    fn statements(source: &str) -> Vec<String> {
+        let constant = |name: &str| {
+            let (_, after) = source.split_once(&format!("const {name}: &str ="))?;
+            Some(after.split('"').nth(1)?.to_owned())
+        };
+        let mut found = Vec::new();
+        for literal in source.split('"').skip(1).step_by(2) {
+            let mut text = literal.to_owned();
+            for name in ["ENTRY", "COLUMNS"] {
+                if let Some(value) = constant(name) {
+                    text = text.replace(&format!("{{{name}}}"), &value);
+                }
+            }
+            let verb = text.split_whitespace().next().unwrap_or_default();
+            if ["SELECT", "UPDATE", "DELETE", "INSERT", "WITH"].contains(&verb)
+                && !text.contains('{')
+                && text.contains('?')
+            {
+                found.push(text);
+            }
+        }
+        found
+    }
+
+    #[tokio::test]
+    async fn no_statement_scans_a_table_that_grows() {
+        let catalog = Catalog::in_memory(Seam::simulated(1)).unwrap();
+        let sources = [
+            include_str!("chunks.rs"),
+            include_str!("files.rs"),
+            include_str!("packs.rs"),
+            include_str!("sweep.rs"),
+            include_str!("users.rs"),
+            include_str!("../coordinator/commit.rs"),
+            include_str!("../coordinator/health.rs"),
+            include_str!("../coordinator/leases.rs"),
+        ];
+        let grows = ["version", "entry", "chunk", "manifest", "pack", "replica", "key_page", "loose_chunk", "lease"];
+        let aliases = ["v", "e", "c", "r"];
+        let mut seen = 0;
+        for sql in sources.into_iter().flat_map(statements) {
+            let text = sql.clone();
+            let steps: Vec<String> = catalog
+                .read(move |c| {
+                    let mut plan = c.prepare(&format!("EXPLAIN QUERY PLAN {text}"))?;
+                    let mut rows = plan.raw_query();
+                    let mut steps = Vec::new();
+                    while let Some(row) = rows.next()? {
+                        steps.push(row.get(3)?);
+                    }
+                    Ok(steps)
+                })
+                .await
+                .unwrap();
+            seen += 1;
+            for step in &steps {
+                let scanned = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next());
+                let table = scanned.is_some_and(|name| grows.contains(&name) || aliases.contains(&name));
+                // A partial index that holds only what is to be done is as short as the work.
+                let short =
+                    ["version_short", "pack_replacing", "pack_dropping"].iter().any(|index| step.contains(index));
+                assert!(!table || short, "{sql}\n{steps:#?}");
+            }
+        }
+        assert!(seen > 60, "only {seen} statements were found");
+    }
+}

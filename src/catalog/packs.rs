@@ -1,0 +1,340 @@
+//! Packs and the replicas in them. Life: planned → stored → live → dropping → gone, each step committed before the node
+//! is told. Numbers come from a sequence that is never reused.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::{CatalogError, CatalogResult, digest, micros, signed, time, unsigned};
+use crate::id::{ChunkId, PackId, PackRoot, PoolId, UploadId};
+use crate::pack::{PackEntry, PackHeader};
+
+/// Where a pack is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(i64)]
+pub enum PackState {
+    /// Issued; the node may or may not have some of it.
+    Planned = 0,
+    /// The node answered success, which proves nothing yet.
+    Stored = 1,
+    /// Its replicas count.
+    Live = 2,
+    /// Nothing needs it; the node is to be told, as often as it takes.
+    Dropping = 3,
+    /// The node has been told.
+    Gone = 4,
+}
+
+impl PackState {
+    fn of(value: i64) -> CatalogResult<Self> {
+        [Self::Planned, Self::Stored, Self::Live, Self::Dropping, Self::Gone]
+            .into_iter()
+            .find(|state| *state as i64 == value)
+            .ok_or_else(|| CatalogError::Damaged("a pack has an unknown state".into()))
+    }
+}
+
+/// A pack's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackRow {
+    /// Its number.
+    pub id: PackId,
+    /// The epoch that issued it.
+    pub epoch: u64,
+    /// Row of its node.
+    pub node: i64,
+    /// The vault whose chunks it holds; 0 for plain chunks.
+    pub vault: i64,
+    /// Its root.
+    pub root: PackRoot,
+    /// Its state.
+    pub state: PackState,
+    /// Bytes of its chunks.
+    pub bytes: u64,
+    /// The put that it belongs to.
+    pub upload: Option<UploadId>,
+    /// The pack that it is a smaller form of.
+    pub replaces: Option<PackId>,
+    /// When its protection was last seen.
+    pub protected: Option<Timestamp>,
+    /// When it was last seen to be there.
+    pub present: Option<Timestamp>,
+    /// When all its bytes were last read and hashed.
+    pub intact: Option<Timestamp>,
+}
+
+const COLUMNS: &str =
+    "id, epoch, node_id, vault_id, root, state, bytes, upload, replaces, protected_at, present_at, intact_at";
+
+fn row(row: &Row<'_>) -> CatalogResult<PackRow> {
+    let upload: Option<Vec<u8>> = row.get("upload")?;
+    let upload = upload.map(|blob| {
+        let bytes = blob.try_into().map_err(|_| CatalogError::Damaged("an upload id has another length".into()))?;
+        Ok::<_, CatalogError>(UploadId::from_bytes(bytes))
+    });
+    let at = |name: &str| row.get::<_, Option<i64>>(name).map(|at| at.map(time));
+    Ok(PackRow {
+        id: PackId::new(unsigned(row.get("id")?)),
+        epoch: unsigned(row.get("epoch")?),
+        node: row.get("node_id")?,
+        vault: row.get("vault_id")?,
+        root: PackRoot::from_digest(digest(&row.get::<_, Vec<u8>>("root")?)?),
+        state: PackState::of(row.get("state")?)?,
+        bytes: unsigned(row.get("bytes")?),
+        upload: upload.transpose()?,
+        replaces: row.get::<_, Option<i64>>("replaces")?.map(|id| PackId::new(unsigned(id))),
+        protected: at("protected_at")?,
+        present: at("present_at")?,
+        intact: at("intact_at")?,
+    })
+}
+
+/// One pack.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn get(c: &Connection, id: PackId) -> CatalogResult<Option<PackRow>> {
+    c.prepare_cached(&format!("SELECT {COLUMNS} FROM pack WHERE id = ?1"))?
+        .query_row([signed(id.get())], |found| Ok(row(found)))
+        .optional()?
+        .transpose()
+}
+
+/// Packs that were issued to take another's place, and have not.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn replacing(c: &Connection) -> CatalogResult<Vec<PackRow>> {
+    // The state is written out: the index holds packs of this state alone.
+    let mut statement = c.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM pack INDEXED BY pack_replacing WHERE state = 0 AND replaces IS NOT NULL ORDER BY id LIMIT ?1"
+    ))?;
+    let rows = statement.query_map([i64::MAX], |found| Ok(row(found)))?;
+    rows.map(|found| found?).collect()
+}
+
+/// Packs of a node, page by page in order of their numbers.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn of_node(c: &Connection, node: i64, after: PackId, limit: u32) -> CatalogResult<Vec<PackRow>> {
+    let mut statement = c.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM pack WHERE node_id = ?1 AND state < 4 AND id > ?2 ORDER BY id LIMIT ?3"
+    ))?;
+    let rows = statement.query_map(params![node, signed(after.get()), limit], |found| Ok(row(found)))?;
+    rows.map(|found| found?).collect()
+}
+
+/// Packs of a put that are not gone.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn of_upload(c: &Connection, upload: UploadId) -> CatalogResult<Vec<PackRow>> {
+    let mut statement = c.prepare_cached(&format!("SELECT {COLUMNS} FROM pack WHERE upload = ?1 AND state < 4"))?;
+    let rows = statement.query_map([upload.as_bytes()], |found| Ok(row(found)))?;
+    rows.map(|found| found?).collect()
+}
+
+/// A pack to issue.
+#[derive(Debug, Clone)]
+pub struct NewPack {
+    /// Row of the node.
+    pub node: i64,
+    /// The vault; 0 for plain chunks.
+    pub vault: i64,
+    /// The put.
+    pub upload: Option<UploadId>,
+    /// The pack that it is to replace.
+    pub replaces: Option<PackId>,
+    /// Rows of the chunks, in order.
+    pub chunks: Vec<i64>,
+    /// The same chunks.
+    pub entries: Vec<PackEntry>,
+}
+
+/// Takes the next number of the sequence.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn take_number(c: &Connection) -> CatalogResult<PackId> {
+    let id: i64 = c
+        .prepare_cached("UPDATE pool SET next_pack = next_pack + 1 RETURNING next_pack - 1")?
+        .query_row([], |row| row.get(0))?;
+    Ok(PackId::new(unsigned(id)))
+}
+
+/// Issues a pack: takes the next number, records it as planned with its replicas, gives its header.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn issue(c: &Connection, pool: PoolId, epoch: u64, pack: NewPack, now: Timestamp) -> CatalogResult<PackHeader> {
+    let number = take_number(c)?;
+    let id = signed(number.get());
+    let header = PackHeader { pool, epoch, id: number, entries: pack.entries };
+    c.prepare_cached(
+        "INSERT INTO pack(id, epoch, node_id, vault_id, root, state, bytes, upload, replaces, created_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8, ?9)",
+    )?
+    .execute(params![
+        id,
+        signed(epoch),
+        pack.node,
+        pack.vault,
+        header.root().digest(),
+        signed(header.bytes()),
+        pack.upload.as_ref().map(UploadId::as_bytes),
+        pack.replaces.map(|id| signed(id.get())),
+        micros(now)
+    ])?;
+    let mut insert =
+        c.prepare_cached("INSERT INTO replica(chunk_id, pack_id, part, ordinal) VALUES (?1, ?2, 0, ?3)")?;
+    for (ordinal, chunk) in pack.chunks.iter().enumerate() {
+        insert.execute(params![chunk, id, signed(ordinal as u64)])?;
+    }
+    Ok(header)
+}
+
+/// Gives a pack up that never counted: it is to be dropped. Says whether it was so; one that counts stays.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn abort(c: &Connection, id: PackId) -> CatalogResult<bool> {
+    let changed =
+        c.prepare_cached("UPDATE pack SET state = 3 WHERE id = ?1 AND state IN (0, 1)")?.execute([signed(id.get())])?;
+    Ok(changed == 1)
+}
+
+/// Gives up the packs of repairs that an earlier start of the coordinator left unfinished. Packs that are to replace
+/// another stay: the sweeper goes on with them.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn abort_repairs(c: &Connection) -> CatalogResult<()> {
+    c.execute("UPDATE pack SET state = 3 WHERE state IN (0, 1) AND upload IS NULL AND replaces IS NULL", [])?;
+    Ok(())
+}
+
+/// Has a pack dropped again that was dropped and that its node still protects.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn drop_again(c: &Connection, root: &PackRoot) -> CatalogResult<()> {
+    c.prepare_cached("UPDATE pack SET state = 3 WHERE root = ?1 AND state = 4")?.execute([root.digest()])?;
+    Ok(())
+}
+
+/// Packs to be dropped, page by page in order of their numbers.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn dropping(c: &Connection, after: PackId, limit: u32) -> CatalogResult<Vec<PackRow>> {
+    let mut statement = c.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM pack INDEXED BY pack_dropping WHERE state = 3 AND id > ?1 ORDER BY id LIMIT ?2"
+    ))?;
+    let rows = statement.query_map(params![signed(after.get()), limit], |found| Ok(row(found)))?;
+    rows.map(|found| found?).collect()
+}
+
+/// Moves a pack to another state.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn set_state(c: &Connection, id: PackId, state: PackState) -> CatalogResult<()> {
+    c.prepare_cached("UPDATE pack SET state = ?2 WHERE id = ?1")?.execute(params![signed(id.get()), state as i64])?;
+    Ok(())
+}
+
+/// How far a proof went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// Protection and presence were seen, one chunk was read.
+    Sampled,
+    /// All bytes were hashed.
+    Whole,
+}
+
+/// Makes a pack live with a proof of now, or renews the proof of a live one. Does nothing to one that is dropping.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn proved(c: &Connection, id: PackId, proof: Proof, now: Timestamp) -> CatalogResult<bool> {
+    let intact = (proof == Proof::Whole).then(|| micros(now));
+    let changed = c
+        .prepare_cached(
+            "UPDATE pack SET state = 2, protected_at = ?2, present_at = ?2, intact_at = coalesce(?3, intact_at)
+             WHERE id = ?1 AND state IN (0, 1, 2)",
+        )?
+        .execute(params![signed(id.get()), micros(now), intact])?;
+    Ok(changed == 1)
+}
+
+/// Rebuilds a pack's header from the catalog.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn header(c: &Connection, pool: PoolId, pack: &PackRow) -> CatalogResult<PackHeader> {
+    let entries = chunks(c, pack.id)?.into_iter().map(|held| held.entry).collect();
+    Ok(PackHeader { pool, epoch: pack.epoch, id: pack.id, entries })
+}
+
+/// A chunk in a pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Row of the chunk.
+    pub row: i64,
+    /// The chunk.
+    pub entry: PackEntry,
+    /// Whether the replica is known to be bad.
+    pub bad: bool,
+}
+
+/// The chunks of a pack, in link order.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn chunks(c: &Connection, id: PackId) -> CatalogResult<Vec<Held>> {
+    let mut statement = c.prepare_cached(
+        "SELECT c.id, c.digest, c.bytes, r.bad_at IS NOT NULL FROM replica r JOIN chunk c ON c.id = r.chunk_id
+         WHERE r.pack_id = ?1 ORDER BY r.ordinal",
+    )?;
+    let rows = statement.query_map([signed(id.get())], |row| {
+        let found: (i64, Vec<u8>, i64, bool) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+        Ok(found)
+    })?;
+    rows.map(|found| {
+        let (row, blob, bytes, bad) = found?;
+        let chunk = ChunkId::from_digest(digest(&blob)?);
+        Ok(Held { row, entry: PackEntry { chunk, bytes: unsigned(bytes) }, bad })
+    })
+    .collect()
+}
+
+/// Marks a replica as missing or wrong, or as good again.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn mark(c: &Connection, pack: PackId, chunk: i64, bad: Option<Timestamp>) -> CatalogResult<()> {
+    if bad.is_some() {
+        super::chunks::lose(c)?;
+    }
+    c.prepare_cached("UPDATE replica SET bad_at = ?3 WHERE chunk_id = ?2 AND pack_id = ?1")?.execute(params![
+        signed(pack.get()),
+        chunk,
+        bad.map(micros)
+    ])?;
+    Ok(())
+}
+
+/// Forgets a replica that another one stands in for. A live pack that has none left is to be dropped.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn forget_replica(c: &Connection, pack: PackId, chunk: i64) -> CatalogResult<()> {
+    c.prepare_cached("DELETE FROM replica WHERE pack_id = ?1 AND chunk_id = ?2")?
+        .execute(params![signed(pack.get()), chunk])?;
+    c.prepare_cached(
+        "UPDATE pack SET state = 3 WHERE id = ?1 AND state = 2
+         AND NOT EXISTS (SELECT 1 FROM replica WHERE pack_id = ?1)",
+    )?
+    .execute([signed(pack.get())])?;
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! Bodies of the HTTP interface that no trait names: the arguments and answers of calls which are not one type already.
+//! The server and the client share them. Answers are objects, never bare arrays, so that fields can be added.
+
+use serde::{Deserialize, Serialize};
+
+use crate::admin::NodeInfo;
+use crate::api::{BadCopy, Committed, Entry};
+use crate::path::RemotePath;
+
+/// Where every route but the probes begins.
+pub const API_PREFIX: &str = "/api/v1";
+/// The header in which both sides say which version of ByteNode they are.
+pub const VERSION_HEADER: &str = "bytenode-version";
+/// The header that names a request in answers and logs.
+pub const REQUEST_ID_HEADER: &str = "x-request-id";
+/// The media type of every error (RFC 9457).
+pub const PROBLEM_TYPE: &str = "application/problem+json";
+
+/// The most bytes of a request's body: 1,024 of the longest paths fit.
+pub const MAX_BODY_BYTES: usize = 8 << 20;
+
+/// Some paths.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Paths {
+    /// At most 1,024.
+    pub paths: Vec<RemotePath>,
+}
+
+/// From where to where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct FromTo {
+    /// What is there now.
+    pub from: RemotePath,
+    /// Where nothing is yet.
+    pub to: RemotePath,
+}
+
+/// Asks for a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct TokenRequest {
+    /// What people will call it.
+    pub name: String,
+}
+
+/// Reports bad copies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct BadCopies {
+    /// At most 1,024.
+    pub reports: Vec<BadCopy>,
+}
+
+/// Asks for a sweep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct GcRequest {
+    /// Versions within their retention too.
+    #[serde(default)]
+    pub now: bool,
+    /// Only say what would be released.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What is at some paths.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+pub struct Entries {
+    /// In the order asked; nothing where nothing is.
+    pub entries: Vec<Option<Entry>>,
+}
+
+/// What became of files at commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+pub struct CommittedFiles {
+    /// In the order asked.
+    pub files: Vec<Committed>,
+}
+
+/// All nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+pub struct Nodes {
+    /// Each as it answered just now.
+    pub nodes: Vec<NodeInfo>,
+}
+
+/// An error on the wire (RFC 9457).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+pub struct Problem {
+    /// Names the kind of problem: `urn:bytenode:problem:` and the code.
+    #[serde(rename = "type", default)]
+    pub kind: String,
+    /// The kind in words.
+    #[serde(default)]
+    pub title: String,
+    /// The HTTP status.
+    #[serde(default)]
+    pub status: u16,
+    /// What failed, naming the thing.
+    #[serde(default)]
+    pub detail: String,
+    /// The stable code ([`crate::api::Code`]); decides the exit code. Newer coordinators may know more.
+    #[serde(default)]
+    pub code: String,
+    /// A command to run, or what to do.
+    #[serde(default)]
+    pub hint: Option<String>,
+    /// Names the request in the coordinator's log.
+    #[serde(default)]
+    pub request_id: String,
+}

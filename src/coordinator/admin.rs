@@ -1,0 +1,328 @@
+//! A session's administrative half: nodes, health, sweeps, tokens.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::health::Check;
+use super::registry::Member;
+use super::sweep::Until;
+use super::{Coordinator, LocalSession, internal};
+use crate::admin::{
+    Action, Admin, ChunkRow, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo, NodeReport, Status, Swept,
+    WhoAmI,
+};
+use crate::api::{ApiError, ApiResult, Code, Kind, MAX_FILES, Page};
+use crate::catalog::chunks;
+use crate::catalog::nodes::{self, Usage};
+use crate::catalog::{files, users};
+use crate::path::RemotePath;
+
+/// Whether a node is closed to new chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Draining {
+    Yes,
+    No,
+}
+
+impl Coordinator {
+    async fn info(&self, member: &Member) -> ApiResult<NodeInfo> {
+        let row = member.row.row;
+        let usage: Usage = self.read(move |c| nodes::usage(c, row)).await?;
+        let seen = member.seen(self.policy.grace);
+        let capacity = member.row.capacity_bytes;
+        let load = u128::from(usage.bytes) * 1000 / u128::from(capacity.max(1));
+        let reclaimable = seen.answers.then(|| seen.used_bytes.saturating_sub(usage.bytes));
+        Ok(NodeInfo {
+            name: member.row.name.clone(),
+            id: member.row.id.clone(),
+            url: member.row.url.clone(),
+            kind: member.row.kind,
+            zone: member.row.zone.clone(),
+            access: self.access(&member.row),
+            state: seen.state,
+            used_bytes: usage.bytes,
+            reclaimable_bytes: reclaimable,
+            capacity_bytes: capacity,
+            chunks: usage.chunks,
+            load_permille: u32::try_from(load).unwrap_or(u32::MAX),
+            latency_ms: seen.latency.map(|latency| u64::try_from(latency.as_millis()).unwrap_or(u64::MAX)),
+            last_seen: member.row.last_seen,
+            version: seen.version,
+        })
+    }
+
+    async fn infos(&self) -> ApiResult<Vec<NodeInfo>> {
+        self.nodes.probe().await;
+        let mut infos = Vec::new();
+        for member in self.nodes.all() {
+            infos.push(self.info(&member).await?);
+        }
+        Ok(infos)
+    }
+
+    fn member(&self, name: &str) -> ApiResult<Arc<Member>> {
+        self.nodes.named(name).ok_or_else(|| {
+            let known: Vec<String> = self.nodes.all().iter().map(|member| member.row.name.clone()).collect();
+            unknown_node(name, &known)
+        })
+    }
+
+    async fn node_add(&self, request: &NodeAdd) -> ApiResult<NodeReport> {
+        let examined = self.connect.examine(request, &self.introduction_for_test().await?).await?;
+        let passed = examined.passed();
+        let mut report = NodeReport { checks: examined.checks, node: None };
+        let Some((mut row, secret)) = examined.node.filter(|_| passed) else { return Ok(report) };
+        let taken = self.nodes.named(&row.name).filter(|member| member.row.id != row.id);
+        if taken.is_some() {
+            return Err(ApiError::new(Code::Exists, format!("another node is called {} already", row.name))
+                .hint("choose another with --name"));
+        }
+        if request.dry_run {
+            let node = self.connect.connect(&row, &secret).map_err(|error| super::node_error(&error))?;
+            report.node = Some(self.info(&Member::new(row, node)).await?);
+            return Ok(report);
+        }
+        if row.name.is_empty() {
+            row.name = format!("node{}", self.nodes.all().len() + 1);
+        }
+        let member = self.register(row, secret).await?;
+        report.node = Some(self.info(&member).await?);
+        Ok(report)
+    }
+
+    /// Rebuilds elsewhere what is needed from a node, then forgets it.
+    async fn node_remove(&self, name: &str, lost: bool, dry_run: bool) -> ApiResult<HealthReport> {
+        let member = self.member(name)?;
+        let row = member.row.row;
+        let check = Check { now: false, read: false, leaving: Some(row) };
+        if dry_run {
+            let (found, view) = self.diagnose(check).await?;
+            return Ok(found.report(&view));
+        }
+        // Closed to new chunks first, so that none arrives while the others are moved.
+        self.set_draining(&member, Draining::Yes).await?;
+        let report = self.mend(check).await?;
+        let roots = self.own_packs(&member).await;
+        let _alone = self.repairing.lock().await;
+        let forgotten = self.write(move |c| nodes::forget_unless_needed(c, row, lost)).await?;
+        if forgotten > 0 {
+            self.set_draining(&member, Draining::No).await?;
+            let what = format!("{forgotten} chunks on {name} could not be given all their copies on the other nodes");
+            return Err(ApiError::new(Code::TooFewNodes, what)
+                .hint("add a node first; for one that never comes back see bytenode admin node remove --help"));
+        }
+        self.nodes.remove(row);
+        self.keys.set_node(&member.row.id, None).map_err(internal)?;
+        for root in roots.into_iter().flatten() {
+            // What stays behind on a node that fails now is no longer ours to count on.
+            drop(member.node.drop_pack(root).await);
+        }
+        self.repair_wanted.notify_one();
+        Ok(report)
+    }
+
+    async fn set_draining(&self, member: &Member, draining: Draining) -> ApiResult<()> {
+        let (row, flag) = (member.row.row, draining == Draining::Yes);
+        self.write(move |c| nodes::set_draining(c, row, flag)).await?;
+        let mut changed = member.row.clone();
+        changed.draining = flag;
+        self.nodes.set(Member::new(changed, Arc::clone(&member.node)));
+        Ok(())
+    }
+
+    /// The roots on a node that are ours; nothing when it does not answer.
+    async fn own_packs(&self, member: &Member) -> Option<Vec<crate::id::PackRoot>> {
+        member.probe().await.ok()?;
+        let row = member.row.row;
+        let mut roots = Vec::new();
+        let mut after = crate::id::PackId::new(0);
+        loop {
+            let page = self.read(move |c| crate::catalog::packs::of_node(c, row, after, 1000)).await.ok()?;
+            let Some(last) = page.last() else { return Some(roots) };
+            after = last.id;
+            roots.extend(page.iter().map(|pack| pack.root));
+        }
+    }
+
+    async fn status(&self) -> ApiResult<Status> {
+        let nodes = self.infos().await?;
+        let (found, _) = self.diagnose(Check::default()).await?;
+        let (files, bytes) = self.read(files::totals).await?;
+        Ok(Status {
+            usable_bytes: usable(&nodes, self.policy.replicas),
+            replicas: self.policy.replicas,
+            files,
+            bytes,
+            verdict: found.verdict(),
+            under_replicated: found.under + found.lost,
+            oldest_verified: found.oldest.map(crate::catalog::time),
+            read_only: None,
+            nodes,
+        })
+    }
+}
+
+/// Plaintext that can still be stored at the target copies: the largest amount of which no node would have to hold more
+/// than one copy.
+fn usable(nodes: &[NodeInfo], replicas: u32) -> u64 {
+    let mut free: Vec<u64> = nodes
+        .iter()
+        .filter(|node| node.state == crate::admin::NodeState::Online)
+        .map(|node| node.capacity_bytes.saturating_sub(node.used_bytes))
+        .collect();
+    free.sort_unstable();
+    let wanted = u64::from(replicas.max(1));
+    if (free.len() as u64) < wanted {
+        return 0;
+    }
+    // With the k largest capped at x: x is what fits when the smaller ones together fill the other copies.
+    let mut best = 0;
+    for capped in 0..wanted {
+        let split = free.len() - usize::try_from(capped).unwrap_or(0);
+        let rest: u64 = free[..split].iter().fold(0, |sum, node| sum.saturating_add(*node));
+        let x = rest / (wanted - capped);
+        let bound = free.get(split).copied().unwrap_or(u64::MAX);
+        if x <= bound {
+            best = best.max(x.min(bound));
+            break;
+        }
+    }
+    best
+}
+
+#[async_trait]
+impl Admin for LocalSession {
+    async fn whoami(&self) -> ApiResult<WhoAmI> {
+        Ok(WhoAmI {
+            user: self.user.name.clone(),
+            role: self.user.role,
+            token: self.token.clone(),
+            pool: self.coordinator.pool.pool,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        })
+    }
+
+    async fn create_token(&self, name: &str) -> ApiResult<NewToken> {
+        self.coordinator.create_token_for(self.user.id, name).await
+    }
+
+    async fn revoke_own_token(&self) -> ApiResult<()> {
+        let (id, now) = (self.token.clone(), self.coordinator.seam.now());
+        self.coordinator.write(move |c| users::revoke(c, &id, now)).await
+    }
+
+    async fn chunk_rows(&self, path: &RemotePath, cursor: Option<&str>, limit: u32) -> ApiResult<Page<ChunkRow>> {
+        let bad = || ApiError::new(Code::Usage, "the cursor is not one that this listing gave");
+        let first: u64 = cursor.map_or(Ok(0), str::parse).map_err(|_| bad())?;
+        let limit = u64::from(limit).clamp(1, MAX_FILES as u64);
+        let (vault, path) = (self.user.vault, path.clone());
+        let rows = self
+            .coordinator
+            .read(move |c| {
+                let entry = files::need(c, vault, &path)?.entry;
+                let Some(version) = entry.version.filter(|_| entry.kind == Kind::File) else {
+                    return Err(ApiError::new(Code::WrongKind, format!("{path} is a directory")).into());
+                };
+                let mut rows = Vec::new();
+                for row in chunks::manifest(c, version.0, first, limit)? {
+                    rows.push((row.desc, chunks::copies(c, row.row, None)?));
+                }
+                Ok(rows)
+            })
+            .await?;
+        let view = self.coordinator.nodes.view(self.coordinator.policy.replicas);
+        let full = rows.len() as u64 == limit;
+        let items = rows.into_iter().zip(first..).map(|((desc, copies), index)| {
+            let answering = copies.iter().filter(|copy| view.answers(copy.node));
+            let names: std::collections::BTreeSet<String> = answering.map(|copy| view.name(copy.node)).collect();
+            ChunkRow { index, cid: desc.chunk, size: desc.bytes, nodes: names.into_iter().collect() }
+        });
+        let items: Vec<ChunkRow> = items.collect();
+        let next_cursor = full.then(|| (first + limit).to_string());
+        Ok(Page { items, next_cursor })
+    }
+
+    async fn status(&self) -> ApiResult<Status> {
+        self.must_be_admin()?;
+        self.coordinator.status().await
+    }
+
+    async fn nodes(&self) -> ApiResult<Vec<NodeInfo>> {
+        self.must_be_admin()?;
+        self.coordinator.infos().await
+    }
+
+    async fn node_add(&self, request: &NodeAdd) -> ApiResult<NodeReport> {
+        self.must_be_admin()?;
+        self.coordinator.node_add(request).await
+    }
+
+    async fn node_test(&self, name: &str) -> ApiResult<NodeReport> {
+        self.must_be_admin()?;
+        let member = self.coordinator.member(name)?;
+        let secret = self.coordinator.keys.node(&member.row.id);
+        let request = NodeAdd {
+            url: member.row.url.clone(),
+            name: Some(member.row.name.clone()),
+            zone: Some(member.row.zone.clone()),
+            capacity_bytes: Some(member.row.capacity_bytes),
+            token: secret.own,
+            client_token: secret.client,
+            gateway: Some(member.row.gateway.clone()),
+            access: member.row.access,
+            gc: Some(member.row.gc),
+            insecure_http: true,
+            dry_run: true,
+        };
+        let pool = self.coordinator.introduction_for_test().await?;
+        let examined = self.coordinator.connect.examine(&request, &pool).await?;
+        drop(member.probe().await);
+        Ok(NodeReport { checks: examined.checks, node: Some(self.coordinator.info(&member).await?) })
+    }
+
+    async fn node_remove(&self, name: &str, lost: bool, dry_run: bool) -> ApiResult<HealthReport> {
+        self.must_be_admin()?;
+        self.coordinator.node_remove(name, lost, dry_run).await
+    }
+
+    async fn health(&self, request: &HealthRequest) -> ApiResult<HealthReport> {
+        self.must_be_admin()?;
+        let mut report = self.coordinator.health(request).await?;
+        report.actions.sort_by(|a: &Action, b| (&a.to, a.chunk).cmp(&(&b.to, b.chunk)));
+        Ok(report)
+    }
+
+    async fn gc(&self, now: bool, dry_run: bool) -> ApiResult<Swept> {
+        self.must_be_admin()?;
+        if dry_run {
+            return self.coordinator.weigh_sweep(now).await;
+        }
+        self.coordinator.sweep(if now { Until::Now } else { Until::Retention }).await
+    }
+}
+
+/// No member has this name.
+fn unknown_node(name: &str, known: &[String]) -> ApiError {
+    let hint = match known.iter().min_by_key(|other| distance(name, other)) {
+        Some(near) if distance(name, near) <= 3 => format!("did you mean {near}?"),
+        _ => "bytenode admin node ls".to_owned(),
+    };
+    ApiError::new(Code::NotFound, format!("no node is called {name:?}")).hint(hint)
+}
+
+/// Levenshtein's distance between two short names.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().take(64).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().take(64).enumerate() {
+        let mut before = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let cost = before + usize::from(x != *y);
+            before = row[j + 1];
+            row[j + 1] = cost.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,284 @@
+//! Leases of puts and reads: who is still at work, by a clock that never jumps. A put's lease is kept in the catalog and
+//! starts again with the coordinator; a read's is only in memory, since removed versions outlive it by their retention.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, params};
+use tokio::time::Instant;
+
+use crate::api::{ApiError, Code};
+use crate::catalog::{Catalog, CatalogError, CatalogResult, signed, unsigned};
+use crate::id::UploadId;
+use crate::seam::Seam;
+
+/// A put under way.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub upload: UploadId,
+    pub user: i64,
+    pub vault: i64,
+    pub replicas: u32,
+    pub public: bool,
+    pub machine: String,
+    /// The epoch in which it began, which the roots of all its packs say.
+    pub epoch: u64,
+    /// When it began, in catalog form.
+    pub created: i64,
+    state: Mutex<LeaseState>,
+}
+
+#[derive(Debug)]
+struct LeaseState {
+    touched: Instant,
+    /// Nodes that failed this put.
+    avoid: HashSet<i64>,
+    /// Nodes whose silence this put was told of.
+    told: HashSet<i64>,
+    /// For each file: the nodes that hold all its chunks so far.
+    whole: HashMap<u32, BTreeSet<i64>>,
+}
+
+impl Lease {
+    fn lock(&self) -> std::sync::MutexGuard<'_, LeaseState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn touch(&self) {
+        self.lock().touched = Instant::now();
+    }
+
+    pub(super) fn avoid(&self, node: i64) {
+        self.lock().avoid.insert(node);
+    }
+
+    /// Whether this put has not been told yet that a node is silent; once.
+    pub(super) fn tell(&self, node: i64) -> bool {
+        self.lock().told.insert(node)
+    }
+
+    pub(super) fn avoided(&self) -> HashSet<i64> {
+        self.lock().avoid.clone()
+    }
+
+    /// The nodes that hold all chunks so far of these files; nothing for a file that is new.
+    pub(super) fn whole(&self, files: impl Iterator<Item = u32>) -> HashMap<u32, BTreeSet<i64>> {
+        let state = self.lock();
+        files.filter_map(|file| Some((file, state.whole.get(&file)?.clone()))).collect()
+    }
+
+    pub(super) fn set_whole(&self, whole: HashMap<u32, BTreeSet<i64>>) {
+        self.lock().whole.extend(whole);
+    }
+
+    pub(super) fn forget_file(&self, file: u32) {
+        self.lock().whole.remove(&file);
+    }
+}
+
+/// All puts under way.
+#[derive(Debug, Default)]
+pub(super) struct Leases(Mutex<HashMap<UploadId, Arc<Lease>>>);
+
+impl Leases {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<UploadId, Arc<Lease>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes all leases from the catalog, each with its whole time before it.
+    pub(super) async fn restart(catalog: &Catalog, seam: &Seam) -> CatalogResult<Self> {
+        let rows = catalog.read(all).await?;
+        let leases = rows.into_iter().map(|lease| (lease.upload, Arc::new(lease.begin(seam)))).collect();
+        Ok(Self(Mutex::new(leases)))
+    }
+
+    /// Adds a lease to the catalog and here.
+    pub(super) async fn add(&self, catalog: &Catalog, seam: &Seam, row: LeaseRow) -> CatalogResult<Arc<Lease>> {
+        let kept = row.clone();
+        catalog
+            .write(move |c| {
+                c.prepare_cached(
+                    "INSERT INTO lease(id, user_id, vault_id, replicas, public, machine, epoch, created_at)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                )?
+                .execute(params![
+                    kept.upload.as_bytes(),
+                    kept.user,
+                    kept.vault,
+                    kept.replicas,
+                    kept.public,
+                    kept.machine,
+                    signed(kept.epoch),
+                    kept.created
+                ])?;
+                Ok(())
+            })
+            .await?;
+        let lease = Arc::new(row.begin(seam));
+        self.lock().insert(lease.upload, Arc::clone(&lease));
+        Ok(lease)
+    }
+
+    /// How many puts of a user are under way.
+    pub(super) fn of_user(&self, user: i64) -> usize {
+        self.lock().values().filter(|lease| lease.user == user).count()
+    }
+
+    pub(super) fn get(&self, upload: UploadId, user: i64) -> Option<Arc<Lease>> {
+        self.lock().get(&upload).filter(|lease| lease.user == user).cloned()
+    }
+
+    pub(super) fn remove(&self, upload: UploadId) {
+        self.lock().remove(&upload);
+    }
+
+    /// Leases without a sign of life for so long.
+    pub(super) fn expired(&self, after: Duration) -> Vec<UploadId> {
+        let over = |lease: &&Arc<Lease>| lease.lock().touched.elapsed() >= after;
+        let mut found: Vec<_> = self.lock().values().filter(over).map(|lease| lease.upload).collect();
+        found.sort_unstable();
+        found
+    }
+}
+
+/// A lease as the catalog keeps it.
+#[derive(Debug, Clone)]
+pub(super) struct LeaseRow {
+    pub upload: UploadId,
+    pub user: i64,
+    pub vault: i64,
+    pub replicas: u32,
+    pub public: bool,
+    pub machine: String,
+    pub epoch: u64,
+    pub created: i64,
+}
+
+impl LeaseRow {
+    fn begin(self, seam: &Seam) -> Lease {
+        let state = LeaseState {
+            touched: seam.monotonic(),
+            avoid: HashSet::new(),
+            told: HashSet::new(),
+            whole: HashMap::new(),
+        };
+        Lease {
+            upload: self.upload,
+            user: self.user,
+            vault: self.vault,
+            replicas: self.replicas,
+            public: self.public,
+            machine: self.machine,
+            epoch: self.epoch,
+            created: self.created,
+            state: Mutex::new(state),
+        }
+    }
+}
+
+/// Whether a put is still under way, to be asked in the transaction that relies on it.
+///
+/// # Errors
+/// [`Code::Replan`] when it has ended.
+pub(super) fn check_alive(c: &Connection, upload: UploadId) -> CatalogResult<()> {
+    if c.prepare_cached("SELECT 1 FROM lease WHERE id = ?1")?.exists([upload.as_bytes()])? {
+        return Ok(());
+    }
+    Err(ended().into())
+}
+
+/// The put has ended.
+pub(super) fn ended() -> ApiError {
+    ApiError::new(Code::Replan, "this put has ended").hint("run the same command again: only the rest is sent")
+}
+
+fn all(c: &Connection) -> CatalogResult<Vec<LeaseRow>> {
+    let mut statement =
+        c.prepare("SELECT id, user_id, vault_id, replicas, public, machine, epoch, created_at FROM lease")?;
+    let rows = statement.query_map([], |row| {
+        let id: Vec<u8> = row.get(0)?;
+        Ok((id, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?))
+    })?;
+    rows.map(|found| {
+        let (id, user, vault, replicas, public, machine, epoch, created) = found?;
+        let id = id.try_into().map_err(|_| CatalogError::Damaged("an upload id has another length".into()))?;
+        Ok(LeaseRow {
+            upload: UploadId::from_bytes(id),
+            user,
+            vault,
+            replicas,
+            public,
+            machine,
+            epoch: unsigned(epoch),
+            created,
+        })
+    })
+    .collect()
+}
+
+/// An open read.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub user: i64,
+    pub machine: String,
+    pub versions: HashSet<i64>,
+    touched: Mutex<Instant>,
+}
+
+/// All open reads.
+#[derive(Debug, Default)]
+pub(super) struct Reads(Mutex<HashMap<UploadId, Arc<Read>>>);
+
+impl Reads {
+    /// The most reads that may be open at once.
+    const MOST: usize = 10_000;
+    /// How long a read lives after its last sign of life.
+    pub(super) const LIFE: Duration = Duration::from_secs(900);
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<UploadId, Arc<Read>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a read; nothing when too many are open.
+    pub(super) fn open(&self, id: UploadId, read: OpenedRead) -> Option<()> {
+        let mut reads = self.lock();
+        let alive = |read: &Arc<Read>| read.touched.lock().is_ok_and(|at| at.elapsed() < Self::LIFE);
+        reads.retain(|_, read| alive(read));
+        if reads.len() >= Self::MOST {
+            return None;
+        }
+        let OpenedRead { user, machine, versions } = read;
+        let touched = Mutex::new(Instant::now());
+        reads.insert(id, Arc::new(Read { user, machine, versions, touched }));
+        Some(())
+    }
+
+    /// The open read, whose life begins anew.
+    pub(super) fn get(&self, id: UploadId, user: i64) -> Option<Arc<Read>> {
+        let read = self.lock().get(&id).filter(|read| read.user == user).cloned()?;
+        *read.touched.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        Some(read)
+    }
+
+    pub(super) fn remove(&self, id: UploadId, user: i64) -> bool {
+        let mut reads = self.lock();
+        let own = reads.get(&id).is_some_and(|read| read.user == user);
+        own && reads.remove(&id).is_some()
+    }
+
+    /// All versions that somebody is reading.
+    pub(super) fn versions(&self) -> HashSet<i64> {
+        let mut reads = self.lock();
+        reads.retain(|_, read| read.touched.lock().is_ok_and(|at| at.elapsed() < Self::LIFE));
+        reads.values().flat_map(|read| read.versions.iter().copied()).collect()
+    }
+}
+
+/// What a new read is of.
+#[derive(Debug)]
+pub(super) struct OpenedRead {
+    pub user: i64,
+    pub machine: String,
+    pub versions: HashSet<i64>,
+}

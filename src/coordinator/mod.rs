@@ -1,0 +1,341 @@
+//! The coordinator: owner of the catalog, the node registry, leases, proof and repair.
+//!
+//! It decides what counts as a copy, and no other part may. [`Coordinator::local_session`] gives each signed-in user an
+//! [`Api`](crate::api::Api) and an [`Admin`](crate::admin::Admin), in process; `daemon` serves the same over HTTP.
+//! No transaction waits for a node, and no request holds the catalog's writer while it waits for one.
+
+mod admin;
+mod commit;
+mod health;
+mod judge;
+pub mod keys;
+mod leases;
+mod reads;
+pub mod registry;
+pub mod relay;
+mod repair;
+mod session;
+pub mod sweep;
+mod uploads;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+use crate::admin::{CheckResult, NodeAdd, NodeCheck, Role};
+use crate::api::{ApiError, ApiResult, Code};
+use crate::catalog::nodes::{NodeRow, PoolRow};
+use crate::catalog::{Catalog, CatalogError, CatalogResult, nodes, packs, users};
+use crate::grant::PublicKey;
+use crate::id::{PackId, PoolId};
+use crate::node::{GrantToken, NodeError, SharedNode};
+use crate::seam::Seam;
+use keys::{KeyError, Keys, NodeSecret};
+use leases::{Leases, Reads};
+use registry::{Member, Registry};
+pub use session::LocalSession;
+pub use sweep::Until;
+
+/// How the coordinator behaves; defaults are DESIGN's.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Copies of every chunk.
+    pub replicas: u32,
+    /// Plaintext bytes of a chunk.
+    pub chunk_size: u32,
+    /// How long a put's lease lasts after its last sign of life.
+    pub lease: Duration,
+    /// How long a removed version stays.
+    pub retention: Duration,
+    /// How long a proof is good enough to answer "here already".
+    pub fresh: Duration,
+    /// How long a node may fail before it is lost.
+    pub grace: Duration,
+    /// How long a grant is good for.
+    pub grant: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            replicas: 3,
+            chunk_size: 1 << 20,
+            lease: Duration::from_secs(24 * 3600),
+            retention: Duration::from_secs(3600),
+            fresh: Duration::from_secs(600),
+            grace: Duration::from_secs(4 * 3600),
+            grant: Duration::from_secs(600),
+        }
+    }
+}
+
+impl Policy {
+    /// Counted copies without which nothing is acknowledged.
+    pub const fn write_rule(replicas: u32) -> u32 {
+        if replicas < 2 { replicas } else { 2 }
+    }
+}
+
+/// What a node must know of the pool that it joins.
+#[derive(Debug, Clone)]
+pub struct Introduction {
+    /// The pool.
+    pub pool: PoolId,
+    /// The key that signs grants.
+    pub key: PublicKey,
+    /// The coordinator's start.
+    pub epoch: u64,
+    /// Names that start.
+    pub instance: [u8; 16],
+    /// A number of the pool's sequence, for the pack of a test; 0 where nothing is tested.
+    pub pack: PackId,
+}
+
+/// What a node's whole test found.
+#[derive(Debug, Clone)]
+pub struct Examined {
+    /// Every step.
+    pub checks: Vec<NodeCheck>,
+    /// The node as it would be registered, without its row; nothing when a step failed.
+    pub node: Option<(NodeRow, NodeSecret)>,
+}
+
+impl Examined {
+    /// Whether every step passed or is only a risk.
+    pub fn passed(&self) -> bool {
+        self.node.is_some() && self.checks.iter().all(|check| check.result != CheckResult::Failed)
+    }
+}
+
+/// How the coordinator reaches nodes.
+#[async_trait]
+pub trait Connect: Send + Sync {
+    /// The way to a registered node, with the coordinator's own credential. Does not contact it.
+    fn connect(&self, row: &NodeRow, secret: &NodeSecret) -> Result<SharedNode, NodeError>;
+    /// Tests a node wholly and, unless it is a dry run, introduces the pool to it.
+    async fn examine(&self, request: &NodeAdd, pool: &Introduction) -> ApiResult<Examined>;
+    /// Tells a node of a new epoch. A node that has seen a higher one, or another instance of this one, is an error.
+    async fn greet(&self, row: &NodeRow, pool: &Introduction) -> ApiResult<()>;
+}
+
+/// Why the coordinator cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its secrets.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// Its catalog.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// A node's address or credential cannot be used.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+/// The coordinator of one pool. Handed around in an [`Arc`].
+pub struct Coordinator {
+    catalog: Catalog,
+    seam: Seam,
+    keys: Arc<Keys>,
+    pool: PoolRow,
+    policy: Policy,
+    nodes: Registry,
+    connect: Arc<dyn Connect>,
+    leases: Leases,
+    reads: Arc<Reads>,
+    /// How many users there are.
+    users: AtomicU64,
+    /// Names this machine and its start.
+    machine: String,
+    /// Rung when something is below its target.
+    repair_wanted: Notify,
+    /// One repair at a time.
+    repairing: tokio::sync::Mutex<()>,
+    /// One sweep at a time.
+    sweeping: tokio::sync::Mutex<()>,
+}
+
+impl std::fmt::Debug for Coordinator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Coordinator").field("pool", &self.pool).finish_non_exhaustive()
+    }
+}
+
+/// What a coordinator is made of.
+pub struct Parts {
+    /// Its catalog.
+    pub catalog: Catalog,
+    /// Time and chance.
+    pub seam: Seam,
+    /// Its secrets, which `connect` needs too.
+    pub keys: Arc<Keys>,
+    /// How it behaves.
+    pub policy: Policy,
+    /// How it reaches nodes.
+    pub connect: Arc<dyn Connect>,
+    /// Names this machine and its start.
+    pub machine: String,
+}
+
+impl Coordinator {
+    /// Starts: raises the epoch, restarts all leases, takes in the registered nodes. Contacts none of them.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(parts: Parts) -> Result<Arc<Self>, StartError> {
+        let Parts { catalog, seam, keys, policy, connect, machine } = parts;
+        let (fresh, instance) = (PoolId::from_bytes(seam.bytes()), seam.bytes());
+        let (replicas, now) = (policy.replicas, seam.now());
+        let pool = catalog.write(move |c| nodes::start(c, fresh, instance, replicas, now)).await?;
+        catalog.write(packs::abort_repairs).await?;
+        let rows = catalog.read(nodes::all).await?;
+        let registry = Registry::new(policy.grace);
+        for row in rows {
+            let node = connect.connect(&row, &keys.node(&row.id))?;
+            registry.set(Member::new(row, node));
+        }
+        let users = catalog.read(users::count).await?;
+        let leases = Leases::restart(&catalog, &seam).await?;
+        Ok(Arc::new(Self {
+            catalog,
+            seam,
+            keys,
+            pool,
+            policy,
+            nodes: registry,
+            connect,
+            leases,
+            reads: Arc::default(),
+            users: AtomicU64::new(users),
+            machine,
+            repair_wanted: Notify::new(),
+            repairing: tokio::sync::Mutex::default(),
+            sweeping: tokio::sync::Mutex::default(),
+        }))
+    }
+
+    /// Tells every node who coordinates it now, and asks each how it is. Failures show in the nodes' states.
+    pub async fn greet_nodes(&self) {
+        let pool = self.introduction();
+        let members = self.nodes.all();
+        let greet = members.iter().map(|member| async {
+            if let Err(error) = self.connect.greet(&member.row, &pool).await {
+                tracing::warn!(node = %member.row.name, %error, "greeting");
+            }
+            drop(member.probe().await);
+        });
+        futures_util::future::join_all(greet).await;
+    }
+
+    /// What a node must know of this pool.
+    pub fn introduction(&self) -> Introduction {
+        Introduction {
+            pool: self.pool.pool,
+            key: self.keys.signing().public(),
+            epoch: self.pool.epoch,
+            instance: self.pool.instance,
+            pack: PackId::new(0),
+        }
+    }
+
+    /// The same with a fresh number for the pack of a test.
+    async fn introduction_for_test(&self) -> ApiResult<Introduction> {
+        let pack = self.write(packs::take_number).await?;
+        Ok(Introduction { pack, ..self.introduction() })
+    }
+
+    /// Checks and repairs, as the background does after a put below target.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub async fn repair(&self) -> ApiResult<crate::admin::HealthReport> {
+        self.mend(health::Check::default()).await
+    }
+
+    /// The nodes.
+    pub const fn nodes(&self) -> &Registry {
+        &self.nodes
+    }
+
+    /// The catalog.
+    pub const fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Makes the first user, an admin called `admin`, unless there is a user; gives its token.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub async fn first_admin(&self) -> ApiResult<Option<GrantToken>> {
+        if self.catalog.read(users::any).await? {
+            return Ok(None);
+        }
+        let user = self.create_user("admin", Role::Admin).await?;
+        Ok(Some(self.create_token_for(user.id, "first").await?.token))
+    }
+
+    /// Makes a user with a vault of its own.
+    ///
+    /// # Errors
+    /// [`Code::Exists`].
+    pub async fn create_user(&self, name: &str, role: Role) -> ApiResult<users::User> {
+        let (_, wrapped) = self.keys.make_vault(&self.seam);
+        let (name, now) = (name.to_owned(), self.seam.now());
+        let user = self.catalog.write(move |c| users::create(c, &name, role, &wrapped, now)).await?;
+        self.users.fetch_add(1, Ordering::Relaxed);
+        Ok(user)
+    }
+
+    /// Registers a node without testing it; for tests and simulations.
+    ///
+    /// # Errors
+    /// The catalog's, or that the node cannot be connected to.
+    pub async fn register(&self, row: NodeRow, secret: NodeSecret) -> ApiResult<Arc<Member>> {
+        self.keys.set_node(&row.id, Some(secret.clone())).map_err(internal)?;
+        let (mut row, now) = (row, self.seam.now());
+        let kept = row.clone();
+        row.row = self.catalog.write(move |c| nodes::upsert(c, &kept, now)).await?;
+        let node = self.connect.connect(&row, &secret).map_err(|error| node_error(&error))?;
+        let member = self.nodes.set(Member::new(row, node));
+        drop(member.probe().await);
+        Ok(member)
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&rusqlite::Connection) -> CatalogResult<T> + Send + 'static,
+    ) -> ApiResult<T> {
+        Ok(self.catalog.read(question).await?)
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&rusqlite::Connection) -> CatalogResult<T> + Send + 'static,
+    ) -> ApiResult<T> {
+        Ok(self.catalog.write(change).await?)
+    }
+
+    /// A time so long before now, in catalog form.
+    fn ago(&self, age: Duration) -> i64 {
+        let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+        self.seam.now().as_microsecond().saturating_sub(age)
+    }
+
+    /// Waits until something is below its target.
+    pub async fn repair_wanted(&self) {
+        self.repair_wanted.notified().await;
+    }
+}
+
+fn internal(error: impl std::error::Error) -> ApiError {
+    tracing::error!(error = ?error, "coordinator");
+    ApiError::new(Code::Internal, error.to_string())
+}
+
+fn node_error(error: &NodeError) -> ApiError {
+    let code = if error.reason.is_temporary() { Code::Temporary } else { Code::Internal };
+    ApiError::new(code, error.to_string())
+}

@@ -1,0 +1,279 @@
+//! The nodes as the coordinator knows them now: how to reach them, whether they answer, how full they are.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::admin::NodeState;
+use crate::catalog::nodes::NodeRow;
+use crate::node::{NodeError, NodeFailure, NodeStatus, SharedNode};
+use crate::pack::MAX_CHUNK_BYTES;
+use crate::place::{PlaceNode, Topology};
+
+/// A registered node and its present state.
+#[derive(Debug)]
+pub struct Member {
+    /// As registered.
+    pub row: NodeRow,
+    /// The way to it, with the coordinator's own credential.
+    pub node: SharedNode,
+    now: Mutex<Now>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Now {
+    failing_since: Option<Instant>,
+    failure: Option<String>,
+    full: bool,
+    latency: Option<Duration>,
+    free_bytes: Option<u64>,
+    pending_bytes: u64,
+    used_bytes: u64,
+    version: Option<String>,
+}
+
+/// A copy of a member's state.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Its state.
+    pub state: NodeState,
+    /// Whether it answered when it was last asked.
+    pub answers: bool,
+    /// Whether new chunks may go to it.
+    pub open: bool,
+    /// Why it does not answer.
+    pub failure: Option<String>,
+    /// Time of its last answer's way.
+    pub latency: Option<Duration>,
+    /// Bytes it can still take, as it said.
+    pub free_bytes: Option<u64>,
+    /// Bytes its store uses, as it said.
+    pub used_bytes: u64,
+    /// What it runs.
+    pub version: Option<String>,
+}
+
+impl Member {
+    /// A member that has not been asked yet, and is taken to answer.
+    pub fn new(row: NodeRow, node: SharedNode) -> Self {
+        let now = Now { version: row.version.clone(), ..Now::default() };
+        Self { row, node, now: Mutex::new(now) }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks it for its status, and remembers what that shows. Another identity is a failure.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being used.
+    pub async fn probe(&self) -> Result<NodeStatus, NodeError> {
+        let before = Instant::now();
+        let asked = self.node.status().await.and_then(|status| {
+            if status.id == self.row.id {
+                Ok(status)
+            } else {
+                Err(NodeFailure::OtherIdentity { found: status.id }.at(&self.row.name))
+            }
+        });
+        match &asked {
+            Ok(status) => {
+                let mut now = self.lock();
+                now.failing_since = None;
+                now.failure = None;
+                now.latency = Some(before.elapsed());
+                now.free_bytes = Some(status.free_bytes);
+                now.used_bytes = status.used_bytes;
+                now.version = Some(status.version.clone());
+                now.pending_bytes = 0;
+                now.full = status.free_bytes < MAX_CHUNK_BYTES;
+            }
+            Err(error) => self.failed(error),
+        }
+        asked
+    }
+
+    /// Remembers that it failed.
+    pub fn failed(&self, error: &NodeError) {
+        let mut now = self.lock();
+        now.failing_since.get_or_insert_with(Instant::now);
+        now.failure = Some(error.to_string());
+    }
+
+    /// Remembers that it said it is full, until it is asked again.
+    pub fn is_full(&self) {
+        self.lock().full = true;
+    }
+
+    /// Remembers that so many bytes are on their way to it.
+    pub fn pending(&self, bytes: u64) {
+        let mut now = self.lock();
+        now.pending_bytes = now.pending_bytes.saturating_add(bytes);
+    }
+
+    /// Whether what is on its way to it, and nothing else, leaves it no room.
+    fn is_crowded(&self) -> bool {
+        let now = self.lock();
+        let room = now.free_bytes.map(|free| free.saturating_sub(now.pending_bytes));
+        !now.full && now.failing_since.is_none() && room.is_some_and(|room| room < MAX_CHUNK_BYTES)
+    }
+
+    /// Its state now; `grace` is how long it may fail before it is lost.
+    pub fn seen(&self, grace: Duration) -> Seen {
+        let now = self.lock().clone();
+        let answers = now.failing_since.is_none();
+        let room = now.free_bytes.map(|free| free.saturating_sub(now.pending_bytes));
+        let full = now.full || room.is_some_and(|room| room < MAX_CHUNK_BYTES);
+        let state = match now.failing_since {
+            Some(since) if since.elapsed() >= grace => NodeState::Offline,
+            Some(_) => NodeState::Suspect,
+            None if self.row.draining => NodeState::Draining,
+            None if full => NodeState::Full,
+            None => NodeState::Online,
+        };
+        Seen {
+            state,
+            answers,
+            open: state == NodeState::Online,
+            failure: now.failure,
+            latency: now.latency,
+            free_bytes: now.free_bytes,
+            used_bytes: now.used_bytes,
+            version: now.version,
+        }
+    }
+}
+
+/// All members.
+#[derive(Debug)]
+pub struct Registry {
+    members: RwLock<Vec<Arc<Member>>>,
+    /// By copies wanted; forgotten when a member comes, changes or goes.
+    topologies: Mutex<BTreeMap<u32, Arc<Topology>>>,
+    grace: Duration,
+}
+
+impl Registry {
+    /// None yet.
+    pub fn new(grace: Duration) -> Self {
+        Self { members: RwLock::default(), topologies: Mutex::default(), grace }
+    }
+
+    /// Adds a member, or puts it in the place of the one with its identity.
+    pub fn set(&self, member: Member) -> Arc<Member> {
+        let member = Arc::new(member);
+        let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
+        members.retain(|other| other.row.id != member.row.id);
+        members.push(Arc::clone(&member));
+        members.sort_by(|a, b| a.row.name.cmp(&b.row.name));
+        self.forget_topologies();
+        member
+    }
+
+    /// Takes a member away.
+    pub fn remove(&self, row: i64) {
+        let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
+        members.retain(|member| member.row.row != row);
+        self.forget_topologies();
+    }
+
+    /// To be called while the members are locked for writing.
+    fn forget_topologies(&self) {
+        self.topologies.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// All members, by name.
+    pub fn all(&self) -> Vec<Arc<Member>> {
+        self.members.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The member of a catalog row.
+    pub fn get(&self, row: i64) -> Option<Arc<Member>> {
+        self.all().into_iter().find(|member| member.row.row == row)
+    }
+
+    /// The member with a name.
+    pub fn named(&self, name: &str) -> Option<Arc<Member>> {
+        self.all().into_iter().find(|member| member.row.name == name)
+    }
+
+    /// How long a member may fail before it is lost.
+    pub const fn grace(&self) -> Duration {
+        self.grace
+    }
+
+    /// Asks every member at once.
+    pub async fn probe(&self) {
+        let members = self.all();
+        futures_util::future::join_all(members.iter().map(|member| member.probe())).await;
+    }
+
+    /// The weights of these members, which cost milliseconds to work out.
+    fn topology(&self, members: &[Arc<Member>], replicas: u32) -> Arc<Topology> {
+        let mut known = self.topologies.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Topology::new(members.iter().map(placed).collect(), replicas));
+        Arc::clone(known.entry(replicas).or_insert_with(new))
+    }
+
+    /// Asks those members again that look full only because of what was on its way to them.
+    pub async fn probe_crowded(&self) {
+        let members = self.all();
+        let crowded = members.iter().filter(|member| member.is_crowded());
+        futures_util::future::join_all(crowded.map(|member| member.probe())).await;
+    }
+
+    /// The pool as placement sees it now.
+    pub fn view(&self, replicas: u32) -> View {
+        let locked = self.members.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.topology(&locked, replicas);
+        let members = locked.clone();
+        drop(locked);
+        let seen: Vec<Seen> = members.iter().map(|member| member.seen(self.grace)).collect();
+        let topology = known.with_open(seen.iter().map(|seen| seen.open));
+        let index = members.iter().enumerate().map(|(at, member)| (member.row.row, at)).collect();
+        View { members, seen, topology, index, replicas }
+    }
+}
+
+fn placed(member: &Arc<Member>) -> PlaceNode {
+    PlaceNode {
+        id: member.row.id.clone(),
+        zone: member.row.zone.clone(),
+        capacity_bytes: member.row.capacity_bytes,
+        open: true,
+    }
+}
+
+/// A snapshot of the pool for one decision.
+#[derive(Debug)]
+pub struct View {
+    /// The members.
+    pub members: Vec<Arc<Member>>,
+    /// Their states.
+    pub seen: Vec<Seen>,
+    /// Where chunks belong.
+    pub topology: Topology,
+    /// Copies wanted.
+    pub replicas: u32,
+    index: HashMap<i64, usize>,
+}
+
+impl View {
+    /// The index of the member with a catalog row.
+    pub fn at(&self, row: i64) -> Option<usize> {
+        self.index.get(&row).copied()
+    }
+
+    /// Whether the member with a catalog row answers.
+    pub fn answers(&self, row: i64) -> bool {
+        self.at(row).is_some_and(|at| self.seen[at].answers)
+    }
+
+    /// The name of the member with a catalog row.
+    pub fn name(&self, row: i64) -> String {
+        self.at(row).map_or_else(|| "a removed node".to_owned(), |at| self.members[at].row.name.clone())
+    }
+}

@@ -1,0 +1,187 @@
+//! The sweeper: the only part that releases chunks. It ends abandoned puts, lets versions go whose time is over, and
+//! tells nodes to drop what nothing needs, as often as it takes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt};
+
+use super::Coordinator;
+use crate::admin::Swept;
+use crate::api::ApiResult;
+use crate::catalog::packs::{self, NewPack, PackRow, PackState};
+use crate::catalog::sweep;
+use crate::id::{PackId, UploadId};
+
+/// Nodes told at once.
+const TELLING: usize = 8;
+/// Packs handled in one go.
+const BATCH: u32 = 1000;
+
+/// What a sweep may release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// What is past its retention.
+    Retention,
+    /// Everything that was removed.
+    Now,
+}
+
+impl Coordinator {
+    /// Ends a put: what it did not commit is released by the next sweep.
+    pub(super) async fn end_put(&self, upload: UploadId) -> ApiResult<()> {
+        let now = self.seam.now();
+        self.write(move |c| sweep::end_upload(c, upload, now)).await?;
+        self.leases.remove(upload);
+        Ok(())
+    }
+
+    /// Sweeps once.
+    ///
+    /// # Errors
+    /// The catalog's. A node that fails is left for the next sweep.
+    pub async fn sweep(&self, until: Until) -> ApiResult<Swept> {
+        let _alone = self.sweeping.lock().await;
+        for upload in self.leases.expired(self.policy.lease) {
+            self.end_put(upload).await?;
+        }
+        let (retention, end) = match until {
+            Until::Retention => (self.policy.retention, self.seam.now()),
+            Until::Now => (Duration::ZERO, jiff::Timestamp::MAX),
+        };
+        while self.write(move |c| sweep::empty_detached(c, retention)).await? {}
+        loop {
+            // Asked within the transaction: a read that opens later sees what it releases.
+            let reads = Arc::clone(&self.reads);
+            if !self.write(move |c| sweep::release_versions(c, end, &reads.versions())).await? {
+                break;
+            }
+        }
+        let mut swept = Swept::default();
+        let mut holed = BTreeSet::new();
+        let mut after = 0;
+        loop {
+            let found = self.write(move |c| sweep::settle_loose(c, after)).await?;
+            swept.chunks += found.chunks;
+            holed.extend(found.holed);
+            let Some(next) = found.next else { break };
+            after = next;
+        }
+        self.drop_packs(&mut swept).await?;
+        for pack in holed {
+            self.begin_shrink(pack).await?;
+        }
+        self.finish_shrinking(&mut swept).await?;
+        Ok(swept)
+    }
+
+    /// Tells nodes to drop packs until none is left but those whose nodes do not answer.
+    async fn drop_packs(&self, swept: &mut Swept) -> ApiResult<()> {
+        let mut after = PackId::new(0);
+        loop {
+            let batch = self.read(move |c| packs::dropping(c, after, BATCH)).await?;
+            let Some(last) = batch.last() else { return Ok(()) };
+            after = last.id;
+            let told: Vec<(PackRow, bool)> = stream::iter(batch.into_iter().map(|pack| self.tell_drop(pack)))
+                .buffer_unordered(TELLING)
+                .collect()
+                .await;
+            let (gone, silent): (Vec<_>, Vec<_>) = told.into_iter().partition(|(_, told)| *told);
+            swept.waiting += silent.len() as u64;
+            swept.packs += gone.len() as u64;
+            swept.bytes += gone.iter().map(|(pack, _)| pack.bytes).sum::<u64>();
+            let ids: Vec<PackId> = gone.into_iter().map(|(pack, _)| pack.id).collect();
+            self.write(move |c| ids.iter().try_for_each(|id| sweep::dropped(c, *id))).await?;
+        }
+    }
+
+    async fn tell_drop(&self, pack: PackRow) -> (PackRow, bool) {
+        let Some(member) = self.nodes.get(pack.node) else { return (pack, true) };
+        if !member.seen(self.policy.grace).answers && member.probe().await.is_err() {
+            return (pack, false);
+        }
+        let told = self.node_answer(&member, member.node.drop_pack(pack.root).await).is_some();
+        (pack, told)
+    }
+
+    /// Issues the smaller pack that is to take a pack's place.
+    async fn begin_shrink(&self, id: PackId) -> ApiResult<()> {
+        let (pool, epoch, now) = (self.pool.pool, self.pool.epoch, self.seam.now());
+        self.write(move |c| {
+            let Some(pack) = packs::get(c, id)?.filter(|pack| pack.state == PackState::Live) else { return Ok(()) };
+            let Some(needed) = sweep::shrink(c, &pack)? else { return Ok(()) };
+            let new = NewPack {
+                node: pack.node,
+                vault: pack.vault,
+                upload: None,
+                replaces: Some(id),
+                chunks: needed.iter().map(|held| held.row).collect(),
+                entries: needed.iter().map(|held| held.entry).collect(),
+            };
+            packs::issue(c, pool, epoch, new, now).map(drop)
+        })
+        .await
+    }
+
+    /// Has nodes put smaller packs in the place of larger ones; what fails is tried again by the next sweep.
+    async fn finish_shrinking(&self, swept: &mut Swept) -> ApiResult<()> {
+        for new in self.read(packs::replacing).await? {
+            let Some(old_id) = new.replaces else { continue };
+            let pool = self.pool.pool;
+            let of_new = new.clone();
+            let (old, header) =
+                self.read(move |c| Ok((packs::get(c, old_id)?, packs::header(c, pool, &of_new)?))).await?;
+            let Some(old) = old.filter(|old| old.state == PackState::Live) else {
+                let id = new.id;
+                self.write(move |c| packs::abort(c, id)).await?;
+                continue;
+            };
+            let Some(member) = self.nodes.get(new.node) else { continue };
+            if self.node_answer(&member, member.node.replace_pack(old.root, &header).await).is_none() {
+                swept.waiting += 1;
+                continue;
+            }
+            swept.bytes += old.bytes.saturating_sub(new.bytes);
+            self.write(move |c| sweep::replaced(c, &new, old_id)).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Coordinator {
+    /// What a sweep would release: the same steps on the catalog, taken back; no node is told anything.
+    pub(super) async fn weigh_sweep(&self, now: bool) -> ApiResult<Swept> {
+        let (retention, end) = match now {
+            true => (Duration::ZERO, jiff::Timestamp::MAX),
+            false => (self.policy.retention, self.seam.now()),
+        };
+        let reading = self.reads.versions();
+        let weigh = move |c: &rusqlite::Connection| {
+            while sweep::empty_detached(c, retention)? {}
+            while sweep::release_versions(c, end, &reading)? {}
+            let mut swept = Swept::default();
+            let mut after = 0;
+            let mut holed = BTreeSet::new();
+            loop {
+                let found = sweep::settle_loose(c, after)?;
+                swept.chunks += found.chunks;
+                holed.extend(found.holed);
+                let Some(next) = found.next else { break };
+                after = next;
+            }
+            for pack in packs::dropping(c, PackId::new(0), u32::MAX)? {
+                swept.packs += 1;
+                swept.bytes += pack.bytes;
+            }
+            for id in holed {
+                let Some(pack) = packs::get(c, id)? else { continue };
+                let kept: Option<u64> =
+                    sweep::shrink(c, &pack)?.map(|needed| needed.iter().map(|held| held.entry.bytes).sum());
+                swept.bytes += kept.map_or(0, |kept| pack.bytes.saturating_sub(kept));
+            }
+            Ok(swept)
+        };
+        Ok(self.catalog.rehearse(weigh).await?)
+    }
+}

@@ -1,0 +1,479 @@
+//! Put, the coordinator's side: what is here already, what must be sent where, and what takes the place of what failed.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use futures_util::stream::{self, StreamExt};
+use rusqlite::Connection;
+
+use super::leases::{Lease, LeaseRow, check_alive, ended};
+use super::registry::{Member, Seen, View};
+use super::{Coordinator, Policy};
+use crate::api::{
+    ApiError, ApiResult, BeginPut, ChunksPlanned, Code, MAX_FILES, MAX_PLAN_CHUNKS, PackPlan, PlanChunks, PutSession,
+};
+use crate::catalog::chunks::{self, Appended, Appending, Copy};
+use crate::catalog::packs::{self, NewPack, PackState, Proof};
+use crate::catalog::users::User;
+use crate::catalog::{CatalogResult, micros};
+use crate::id::{PackId, PoolId, UploadId};
+use crate::pack::{MAX_BYTES, MAX_CHUNK_BYTES, MAX_CHUNKS, PackEntry, PackHeader};
+use crate::place::{self, NewChunk};
+
+/// The longest name of a client's machine and its start.
+pub(super) const MAX_MACHINE_BYTES: usize = 256;
+/// Puts of one user that may be under way at once, with those that were given up within the lease.
+const MAX_PUTS: usize = 1000;
+/// Proofs asked for at once.
+const PROOFS: usize = 8;
+
+/// A pack that was issued, and the node it goes to.
+pub(super) struct Issued {
+    pub node: i64,
+    pub header: PackHeader,
+}
+
+/// All that a plan needs besides the catalog; it goes into the writer's transaction as a value.
+pub(super) struct Planning {
+    pub at: Appending,
+    pub view: Arc<View>,
+    pub pool: PoolId,
+    pub epoch: u64,
+    pub avoid: HashSet<i64>,
+    /// Proofs older than this do not make a chunk "here".
+    pub fresh_after: i64,
+}
+
+/// What a plan decided.
+#[derive(Default)]
+pub(super) struct Decided {
+    pub here: Vec<crate::id::ChunkId>,
+    pub issued: Vec<Issued>,
+    pub whole: HashMap<u32, BTreeSet<i64>>,
+}
+
+impl Coordinator {
+    pub(super) async fn begin_put(&self, user: &User, request: &BeginPut) -> ApiResult<PutSession> {
+        let replicas = request.replicas.unwrap_or(self.policy.replicas);
+        let nodes = self.nodes.all().len();
+        if replicas == 0 || replicas > 16 {
+            return Err(ApiError::new(Code::Usage, "the number of copies must be between 1 and 16"));
+        }
+        if nodes < Policy::write_rule(replicas) as usize {
+            let found = match nodes {
+                0 => "no node is registered".to_owned(),
+                1 => format!("one node is registered, and {replicas} copies need at least two"),
+                more => format!("only {more} nodes are registered"),
+            };
+            return Err(ApiError::new(Code::TooFewNodes, found)
+                .hint("bytenode admin node add URL, or put --replicas 1 if one copy is enough"));
+        }
+        if request.machine.len() > MAX_MACHINE_BYTES {
+            return Err(ApiError::new(Code::Usage, "the name of the client's machine is too long"));
+        }
+        if self.leases.of_user(user.id) >= MAX_PUTS {
+            return Err(ApiError::new(Code::Busy, format!("{MAX_PUTS} puts of {} are under way", user.name)));
+        }
+        let keys = self.keys.open_vault(&user.wrapped_keys).map_err(super::internal)?;
+        let row = LeaseRow {
+            upload: UploadId::from_bytes(self.seam.bytes()),
+            user: user.id,
+            vault: user.vault,
+            replicas,
+            public: request.public,
+            machine: request.machine.clone(),
+            epoch: self.pool.epoch,
+            created: micros(self.seam.now()),
+        };
+        let lease = self.leases.add(&self.catalog, &self.seam, row).await?;
+        Ok(PutSession {
+            upload: lease.upload,
+            renew_seconds: 60,
+            replicas,
+            keys,
+            chunk_size: self.policy.chunk_size,
+            pool: self.pool.pool,
+            epoch: lease.epoch,
+        })
+    }
+
+    pub(super) fn lease(&self, user: &User, upload: UploadId) -> ApiResult<Arc<Lease>> {
+        let lease = self.leases.get(upload, user.id).ok_or_else(ended)?;
+        lease.touch();
+        Ok(lease)
+    }
+
+    pub(super) async fn plan_chunks(&self, lease: &Lease, request: PlanChunks) -> ApiResult<ChunksPlanned> {
+        check_plan(&request)?;
+        self.prove_known(lease, &request).await?;
+        self.nodes.probe_crowded().await;
+        let planning = self.planning(lease);
+        let view = Arc::clone(&planning.view);
+        let whole = lease.whole(request.files.iter().map(|file| file.file));
+        let decided = self.write(move |c| plan(c, &planning, &request, whole)).await?;
+        lease.set_whole(decided.whole);
+        let mut notices = Vec::new();
+        if !decided.issued.is_empty() {
+            for (member, _) in view.members.iter().zip(&view.seen).filter(|(_, seen)| !seen.answers) {
+                if lease.tell(member.row.row) {
+                    notices.push(format!("{} does not answer: its share goes to other nodes", member.row.name));
+                }
+            }
+        }
+        Ok(self.planned(lease, &view, decided.here, decided.issued, notices))
+    }
+
+    /// Proofs that are older than this do not count for a put: they were not fresh when it began.
+    pub(super) fn counted_since(&self, lease: &Lease) -> i64 {
+        lease.created.saturating_sub(i64::try_from(self.policy.fresh.as_micros()).unwrap_or(i64::MAX))
+    }
+
+    pub(super) fn planning(&self, lease: &Lease) -> Planning {
+        let at = Appending {
+            upload: lease.upload,
+            vault: lease.vault,
+            replicas: lease.replicas,
+            public: lease.public,
+            chunk_size: self.policy.chunk_size,
+            now: self.seam.now(),
+        };
+        Planning {
+            at,
+            view: Arc::new(self.nodes.view(lease.replicas)),
+            pool: self.pool.pool,
+            epoch: lease.epoch,
+            avoid: lease.avoided(),
+            fresh_after: self.ago(self.policy.fresh),
+        }
+    }
+
+    /// The answer for packs that were issued: addresses and grants.
+    pub(super) fn planned(
+        &self,
+        lease: &Lease,
+        view: &View,
+        here: Vec<crate::id::ChunkId>,
+        issued: Vec<Issued>,
+        notices: Vec<String>,
+    ) -> ChunksPlanned {
+        let mut answer = ChunksPlanned { here, notices, ..ChunksPlanned::default() };
+        for Issued { node, header } in issued {
+            let Some(member) = view.at(node).map(|at| &view.members[at]) else { continue };
+            member.pending(header.bytes());
+            let address = self.address(member, &lease.machine);
+            if !answer.nodes.iter().any(|known| known.id == address.id) {
+                answer.nodes.push(address);
+            }
+            answer.packs.push(PackPlan {
+                id: header.id,
+                node: member.row.id.clone(),
+                grant: self.write_grant(member, &lease.machine, &header),
+                entries: header.entries,
+            });
+        }
+        answer
+    }
+
+    /// Renews the proofs of packs that hold what is about to be sent, so that it need not be.
+    async fn prove_known(&self, lease: &Lease, request: &PlanChunks) -> ApiResult<()> {
+        let vault = if lease.public { 0 } else { lease.vault };
+        let digests: BTreeSet<_> =
+            request.files.iter().flat_map(|file| file.chunks.iter().map(|desc| desc.chunk)).collect();
+        let fresh = self.ago(self.policy.fresh);
+        let stale = self
+            .read(move |c| {
+                let mut stale: BTreeSet<PackId> = BTreeSet::new();
+                for chunk in &digests {
+                    let Some(row) = chunks::known(c, vault, chunk)? else { continue };
+                    let old = |copy: &Copy| copy.proved.is_none_or(|at| at < fresh);
+                    stale.extend(chunks::copies(c, row, None)?.iter().filter(|copy| old(copy)).map(|copy| copy.pack));
+                }
+                Ok(stale)
+            })
+            .await?;
+        let proofs = stale.into_iter().map(|pack| self.prove_pack(pack));
+        stream::iter(proofs).buffer_unordered(PROOFS).for_each(|_| async {}).await;
+        Ok(())
+    }
+
+    /// Asks a live pack's node whether it still protects it, and reads one of its chunks. Renews its proof, or leaves it
+    /// as it is: whether something is lost is for health and repair to say.
+    async fn prove_pack(&self, id: PackId) -> Option<()> {
+        let (pack, held) = self.read(move |c| Ok((packs::get(c, id)?, packs::chunks(c, id)?))).await.ok()?;
+        let pack = pack?;
+        let member = self.nodes.get(pack.node)?;
+        let good: Vec<_> = held.iter().filter(|held| !held.bad).collect();
+        let sample = good.get(usize::try_from(self.seam.below(good.len() as u64)).ok()?)?;
+        if !self.node_answer(&member, member.node.holds_pack(pack.root).await)? {
+            return None;
+        }
+        let at = crate::node::ChunkAt { chunk: sample.entry.chunk, bytes: sample.entry.bytes, pack: pack.root };
+        self.node_answer(&member, member.node.read_chunk(&at, None, None).await)?;
+        let now = self.seam.now();
+        self.write(move |c| packs::proved(c, id, Proof::Sampled, now)).await.ok()?.then_some(())
+    }
+}
+
+fn check_plan(request: &PlanChunks) -> ApiResult<()> {
+    let count: usize = request.files.iter().map(|file| file.chunks.len()).sum();
+    if request.files.len() > MAX_FILES || count > MAX_PLAN_CHUNKS {
+        let most = format!("at most {MAX_FILES} files and {MAX_PLAN_CHUNKS} chunks can be planned at once");
+        return Err(ApiError::new(Code::Usage, most));
+    }
+    let mut descs = request.files.iter().flat_map(|file| &file.chunks);
+    if let Some(desc) = descs.find(|desc| desc.bytes > MAX_CHUNK_BYTES || desc.length > MAX_CHUNK_BYTES) {
+        return Err(ApiError::new(Code::Usage, format!("chunk {} is larger than a chunk may be", desc.chunk)));
+    }
+    Ok(())
+}
+
+/// One distinct chunk that is being planned.
+struct Wanted {
+    row: i64,
+    entry: PackEntry,
+    /// Indices of nodes that have it, or will.
+    have: Vec<usize>,
+    /// Indices of nodes that it is to be sent to.
+    picks: Vec<usize>,
+}
+
+fn plan(
+    c: &Connection,
+    at: &Planning,
+    request: &PlanChunks,
+    mut whole: HashMap<u32, BTreeSet<i64>>,
+) -> CatalogResult<Decided> {
+    check_alive(c, at.at.upload)?;
+    let mut again = Vec::new();
+    let mut wanted: Vec<Wanted> = Vec::new();
+    let mut index: HashMap<i64, usize> = HashMap::new();
+    let mut files: Vec<(u32, Vec<usize>)> = Vec::new();
+    for file in &request.files {
+        let Appended { rows, repeated } = chunks::append(c, &at.at, file)?;
+        if repeated {
+            again.extend_from_slice(&rows);
+        }
+        let mut of_file = Vec::with_capacity(rows.len());
+        for (row, desc) in rows.into_iter().zip(&file.chunks) {
+            let known = match index.get(&row) {
+                Some(known) => *known,
+                None => {
+                    wanted.push(want(c, at, row, PackEntry { chunk: desc.chunk, bytes: desc.bytes })?);
+                    index.insert(row, wanted.len() - 1);
+                    wanted.len() - 1
+                }
+            };
+            of_file.push(known);
+        }
+        files.push((file.file, of_file));
+    }
+    for (file, of_file) in &files {
+        let before = whole.remove(file);
+        whole.insert(*file, spread_file(c, at, before, of_file, &mut wanted)?);
+    }
+    let here = wanted.iter().filter(|chunk| chunk.picks.is_empty()).map(|chunk| chunk.entry.chunk).collect();
+    let mut issued = unsent(c, at, &again.into_iter().collect())?;
+    issued.extend(issue(c, at, &wanted)?);
+    Ok(Decided { here, issued, whole })
+}
+
+/// Decides where one chunk must still be sent: to as many nodes as its copies fall short of the target.
+fn want(c: &Connection, at: &Planning, row: i64, entry: PackEntry) -> CatalogResult<Wanted> {
+    let copies = chunks::copies(c, row, Some(at.at.upload))?;
+    let good = |copy: &&Copy| {
+        at.view.answers(copy.node) && (!copy.live || copy.proved.is_some_and(|proved| proved >= at.fresh_after))
+    };
+    let have: BTreeSet<i64> = copies.iter().filter(good).map(|copy| copy.node).collect();
+    let taken: BTreeSet<i64> = copies.iter().map(|copy| copy.node).collect();
+    let need = (at.at.replicas as usize).saturating_sub(have.len());
+    let index = |nodes: &BTreeSet<i64>| nodes.iter().filter_map(|node| at.view.at(*node)).collect::<Vec<_>>();
+    let avoided = || at.avoid.iter().filter_map(|node| at.view.at(*node));
+    let mut excluded = index(&taken);
+    excluded.extend(avoided());
+    let kept_away = chunks::excluded(c, row)?;
+    let away = at.view.members.iter().enumerate().filter(|(_, m)| kept_away.iter().any(|id| id == m.row.id.as_str()));
+    let away: Vec<usize> = away.map(|(index, _)| index).collect();
+    let mut picks = at.view.topology.choose_spread(&entry.chunk, &away, &excluded);
+    picks.truncate(need);
+    let have = index(&have);
+    if picks.len() < need {
+        // A node whose copy did not prove true takes it again where there is no other.
+        let mut excluded = [&have[..], &picks[..]].concat();
+        excluded.extend(avoided());
+        let more = at.view.topology.choose_spread(&entry.chunk, &away, &excluded);
+        picks.extend(more.into_iter().take(need - picks.len()));
+    }
+    let rule = Policy::write_rule(at.at.replicas) as usize;
+    if have.len() + picks.len() < rule {
+        return Err(cannot_place(&at.view, rule, &at.avoid).into());
+    }
+    Ok(Wanted { row, entry, have, picks })
+}
+
+/// Why too few nodes take new chunks.
+fn cannot_place(view: &View, rule: usize, avoid: &HashSet<i64>) -> ApiError {
+    let answering = view.seen.iter().filter(|seen| seen.answers).count();
+    if answering < rule {
+        let silent: Vec<_> = view.members.iter().zip(&view.seen).filter(|(_, seen)| !seen.answers).collect();
+        let names: Vec<_> = silent.iter().map(|(member, _)| member.row.name.as_str()).collect();
+        return ApiError::new(
+            Code::Temporary,
+            format!("only {answering} of {} nodes answer (not {})", view.members.len(), names.join(", ")),
+        )
+        .hint("bytenode admin node test --all");
+    }
+    let failed = |(member, seen): &(&Arc<Member>, &Seen)| seen.open && avoid.contains(&member.row.row);
+    if let Some((member, _)) = view.members.iter().zip(&view.seen).find(failed) {
+        let what = format!("too few nodes are left that did not fail this put ({} did)", member.row.name);
+        return ApiError::new(Code::Temporary, what).hint("bytenode admin node test --all");
+    }
+    ApiError::new(Code::NoRoom, "the nodes that answer have too little room")
+        .hint("bytenode admin node ls, then bytenode admin node add URL")
+}
+
+/// Keeps any one node from holding the whole file, by moving chunks that are new in this plan; gives the nodes that hold
+/// all of it so far.
+fn spread_file(
+    c: &Connection,
+    at: &Planning,
+    before: Option<BTreeSet<i64>>,
+    of_file: &[usize],
+    wanted: &mut [Wanted],
+) -> CatalogResult<BTreeSet<i64>> {
+    let every = || (0..at.view.members.len()).collect::<BTreeSet<usize>>();
+    let mut held: BTreeSet<usize> = match &before {
+        Some(nodes) => nodes.iter().filter_map(|node| at.view.at(*node)).collect(),
+        None => every(),
+    };
+    let distinct: BTreeSet<usize> = of_file.iter().copied().collect();
+    let free = |chunk: &Wanted| !chunk.picks.is_empty() && chunk.have.is_empty();
+    let (movable, settled): (Vec<usize>, Vec<usize>) = distinct.into_iter().partition(|known| free(&wanted[*known]));
+    for known in settled {
+        let chunk = &wanted[known];
+        held.retain(|node| chunk.have.contains(node) || chunk.picks.contains(node));
+    }
+    let first_and_only = before.is_none() && of_file.len() == 1;
+    if !held.is_empty() && !first_and_only {
+        let new_chunk = |known: &usize| NewChunk {
+            chunk: wanted[*known].entry.chunk,
+            excluded: Vec::new(),
+            nodes: wanted[*known].picks.clone(),
+        };
+        let mut moved: Vec<NewChunk> = movable.iter().map(new_chunk).collect();
+        place::spread(&at.view.topology, &held, &mut moved);
+        for (known, moved) in movable.iter().zip(moved) {
+            keep_away(c, at, &mut wanted[*known], moved)?;
+        }
+    }
+    for known in movable {
+        held.retain(|node| wanted[known].picks.contains(node));
+    }
+    Ok(held.iter().map(|node| at.view.members[*node].row.row).collect())
+}
+
+/// Takes over where spread moved a chunk to, unless that is a node that failed this put.
+fn keep_away(c: &Connection, at: &Planning, chunk: &mut Wanted, moved: NewChunk) -> CatalogResult<()> {
+    let avoided = |node: &usize| at.avoid.contains(&at.view.members[*node].row.row);
+    if moved.excluded.is_empty() || moved.nodes.len() < chunk.picks.len() || moved.nodes.iter().any(avoided) {
+        return Ok(());
+    }
+    let ids: Vec<String> = moved.excluded.iter().map(|node| at.view.members[*node].row.id.to_string()).collect();
+    chunks::set_excluded(c, chunk.row, &ids)?;
+    chunk.picks = moved.nodes;
+    Ok(())
+}
+
+/// Issues one pack for each node (more where the limits of a pack demand it).
+fn issue(c: &Connection, at: &Planning, wanted: &[Wanted]) -> CatalogResult<Vec<Issued>> {
+    let mut issued = Vec::new();
+    for node in 0..at.view.members.len() {
+        let mut pack = Filling::default();
+        for chunk in wanted.iter().filter(|chunk| chunk.picks.contains(&node)) {
+            if pack.is_full_for(&chunk.entry) {
+                issued.push(pack.issue(c, at, node)?);
+                pack = Filling::default();
+            }
+            pack.add(chunk.row, chunk.entry);
+        }
+        if !pack.entries.is_empty() {
+            issued.push(pack.issue(c, at, node)?);
+        }
+    }
+    Ok(issued)
+}
+
+#[derive(Default)]
+struct Filling {
+    rows: Vec<i64>,
+    entries: Vec<PackEntry>,
+    bytes: u64,
+}
+
+impl Filling {
+    fn is_full_for(&self, next: &PackEntry) -> bool {
+        self.entries.len() >= MAX_CHUNKS || self.bytes + next.bytes > MAX_BYTES
+    }
+
+    fn add(&mut self, row: i64, entry: PackEntry) {
+        self.rows.push(row);
+        self.bytes += entry.bytes;
+        self.entries.push(entry);
+    }
+
+    fn issue(self, c: &Connection, at: &Planning, node: usize) -> CatalogResult<Issued> {
+        let node = at.view.members[node].row.row;
+        let pack = NewPack {
+            node,
+            vault: at.at.chunk_vault(),
+            upload: Some(at.at.upload),
+            replaces: None,
+            chunks: self.rows,
+            entries: self.entries,
+        };
+        Ok(Issued { node, header: packs::issue(c, at.pool, at.epoch, pack, at.at.now)? })
+    }
+}
+
+/// Packs of this put that were issued and not reported, all of whose chunks are among these: the answer that issued them
+/// was lost.
+fn unsent(c: &Connection, at: &Planning, chunks: &BTreeSet<i64>) -> CatalogResult<Vec<Issued>> {
+    let mut found = Vec::new();
+    if chunks.is_empty() {
+        return Ok(found);
+    }
+    for pack in packs::of_upload(c, at.at.upload)? {
+        let held = packs::chunks(c, pack.id)?;
+        if pack.state == PackState::Planned && held.iter().all(|held| chunks.contains(&held.row)) {
+            found.push(Issued { node: pack.node, header: packs::header(c, at.pool, &pack)? });
+        }
+    }
+    Ok(found)
+}
+
+/// What was issued in the place of packs that were given up when they were reported before.
+pub(super) fn outstanding(c: &Connection, at: &Planning, given_up: &[PackId]) -> CatalogResult<Vec<Issued>> {
+    let mut rows = BTreeSet::new();
+    for pack in given_up {
+        rows.extend(packs::chunks(c, *pack)?.iter().map(|held| held.row));
+    }
+    unsent(c, at, &rows)
+}
+
+/// Plans the chunks of failed packs anew.
+pub(super) fn replan(c: &Connection, at: &Planning, failed: &[PackId]) -> CatalogResult<Vec<Issued>> {
+    let mut wanted: Vec<Wanted> = Vec::new();
+    let mut seen = HashSet::new();
+    for pack in failed {
+        for held in packs::chunks(c, *pack)? {
+            if seen.insert(held.row) {
+                match want(c, at, held.row, held.entry) {
+                    Ok(chunk) => wanted.push(chunk),
+                    // Nothing can be sent for it now; the commit decides by the write rule.
+                    Err(crate::catalog::CatalogError::Refused(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+    }
+    issue(c, at, &wanted)
+}

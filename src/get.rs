@@ -1,0 +1,287 @@
+//! Get: chunks from nodes become local files, proved.
+//!
+//! Files are opened at the coordinator in groups, their chunks fetched a bounded number at a time, each proved and
+//! unsealed, and written in order to a temporary file beside the destination. A group is then synced, renamed and its
+//! directories synced. A file appears under its name only whole, with the SHA-256 that the catalog has.
+
+mod fetch;
+mod local;
+
+use std::path::PathBuf;
+
+use futures_util::stream::{self, StreamExt};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+use crate::api::{ApiError, ApiResult, Code, Entry, OpenFile, OpenRead};
+use crate::chunk::FileHash;
+use crate::monitor::Event;
+use crate::path::RemotePath;
+use crate::put::{Context, Overwrite};
+use fetch::{Fetcher, Span};
+use local::Temporary;
+pub(crate) use local::hash_local;
+
+/// Files opened together at most.
+const GROUP_FILES: usize = crate::api::MAX_FILES;
+/// Plaintext bytes after which a group is closed.
+const GROUP_BYTES: u64 = 64 << 20;
+/// Files of a group worked on at once.
+const FILES_AT_ONCE: usize = 8;
+
+/// How to get.
+#[derive(Debug, Clone, Default)]
+pub struct GetOptions {
+    /// What to do where a local file is already.
+    pub overwrite: Overwrite,
+    /// Change nothing.
+    pub dry_run: bool,
+    /// Names this machine and its start, for the coordinator.
+    pub machine: String,
+}
+
+/// A file to fetch.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The remote file.
+    pub entry: Entry,
+    /// The local file that it becomes.
+    pub dest: PathBuf,
+}
+
+/// What became of one file.
+#[derive(Debug)]
+pub enum GetOutcome {
+    /// It is there, proved and synced (or, dry, would be fetched).
+    Fetched {
+        /// The remote file.
+        entry: Box<Entry>,
+        /// The local file.
+        dest: PathBuf,
+    },
+    /// The content is there already.
+    Unchanged {
+        /// The remote file.
+        path: RemotePath,
+        /// The local file.
+        dest: PathBuf,
+    },
+    /// It is not there.
+    Failed {
+        /// The remote file.
+        path: RemotePath,
+        /// The local file.
+        dest: PathBuf,
+        /// Why.
+        error: ApiError,
+    },
+}
+
+/// Sums of a get.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GetSummary {
+    /// Files fetched.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Copies that were missing or wrong, and that another copy stood in for.
+    pub bad_replicas: u64,
+    /// Files that failed.
+    pub failed: u64,
+    /// Files whose content was there.
+    pub unchanged: u64,
+}
+
+/// Fetches files. `wanted` is pulled from as work goes on. Parents of destinations must exist. A file appears under its
+/// name only whole, proved by its SHA-256 and synced; modification time and execute bit are restored.
+///
+/// # Errors
+/// Only what ends the whole get.
+pub async fn get(
+    context: &Context,
+    wanted: Box<dyn Iterator<Item = Wanted> + Send>,
+    options: &GetOptions,
+    each: &mut (dyn FnMut(GetOutcome) + Send),
+) -> ApiResult<GetSummary> {
+    let mut getter = Getter { context, options, each, summary: GetSummary::default() };
+    let mut group = Vec::new();
+    let mut bytes = 0;
+    for one in wanted {
+        context.watch.event(Event::Found { files: 1, bytes: Some(one.entry.size) });
+        if let Some(one) = getter.look(one).await {
+            bytes += one.entry.size;
+            group.push(one);
+        }
+        if group.len() >= GROUP_FILES || bytes >= GROUP_BYTES {
+            getter.group(std::mem::take(&mut group)).await?;
+            bytes = 0;
+        }
+    }
+    getter.group(group).await?;
+    Ok(getter.summary)
+}
+
+struct Getter<'a> {
+    context: &'a Context,
+    options: &'a GetOptions,
+    each: &'a mut (dyn FnMut(GetOutcome) + Send),
+    summary: GetSummary,
+}
+
+impl Getter<'_> {
+    /// Gives back what must be fetched.
+    async fn look(&mut self, one: Wanted) -> Option<Wanted> {
+        match local::look(self.context, &one, self.options.overwrite).await {
+            local::Look::Fetch => return Some(one),
+            local::Look::Unchanged => {
+                self.summary.unchanged += 1;
+                self.context.watch.event(Event::Here(one.entry.size));
+                self.context.watch.event(Event::FilesDone(1));
+                (self.each)(GetOutcome::Unchanged { path: one.entry.path, dest: one.dest });
+            }
+            local::Look::Refuse(error) => self.fail(one, error),
+        }
+        None
+    }
+
+    fn fail(&mut self, one: Wanted, error: ApiError) {
+        self.summary.failed += 1;
+        (self.each)(GetOutcome::Failed { path: one.entry.path, dest: one.dest, error });
+    }
+
+    async fn group(&mut self, group: Vec<Wanted>) -> ApiResult<()> {
+        if self.options.dry_run {
+            for one in group {
+                self.done(one);
+            }
+            return Ok(());
+        }
+        if group.is_empty() {
+            return Ok(());
+        }
+        let paths: Vec<RemotePath> = group.iter().map(|one| one.entry.path.clone()).collect();
+        let request = OpenRead { machine: self.options.machine.clone(), paths };
+        let session = self.context.api.open_read(&request).await?;
+        let fetcher = Fetcher::new(self.context, &session);
+        let prefetched = fetcher.small_spans(session.files.iter().flatten()).await?;
+        let work = group.into_iter().zip(session.files).map(|(one, opened)| {
+            let (fetcher, prefetched) = (&fetcher, &prefetched);
+            async move {
+                let fetched = match opened {
+                    Ok(file) => fetch_file(fetcher, &one, &file, prefetched.get(&file.version.0)).await,
+                    Err(error) => Err(error),
+                };
+                (one, fetched)
+            }
+        });
+        let fetched: Vec<_> = stream::iter(work).buffered(FILES_AT_ONCE).collect().await;
+        let (mut whole, mut rest) = (Vec::new(), Vec::new());
+        for (one, fetched) in fetched {
+            match fetched {
+                Ok(temporary) => whole.push((one, temporary)),
+                Err(error) => rest.push((one, error)),
+            }
+        }
+        for (one, put) in local::put_in_place(&self.context.seam, whole, self.options.overwrite).await {
+            match put {
+                Ok(()) => self.done(one),
+                Err(error) => rest.push((one, error)),
+            }
+        }
+        for (one, error) in rest {
+            self.fail(one, error);
+        }
+        self.summary.bad_replicas += fetcher.finish().await;
+        Ok(())
+    }
+
+    fn done(&mut self, one: Wanted) {
+        self.summary.files += 1;
+        self.summary.bytes += one.entry.size;
+        self.context.watch.event(Event::FilesDone(1));
+        (self.each)(GetOutcome::Fetched { entry: Box::new(one.entry), dest: one.dest });
+    }
+}
+
+/// Fetches one file into a temporary file beside its destination, and proves it whole.
+async fn fetch_file(
+    fetcher: &Fetcher<'_>,
+    wanted: &Wanted,
+    file: &OpenFile,
+    prefetched: Option<&fetch::Spanned>,
+) -> ApiResult<Temporary> {
+    fetcher.watch(Event::File(file.entry.path.to_string()));
+    let mut temporary = Temporary::create(fetcher.seam(), &wanted.dest).await?;
+    let mut hash = FileHash::new();
+    let mut size = 0;
+    let mut chunks = fetcher.chunks(file, Span { first: 0, count: file.data_chunks() }, prefetched)?;
+    while let Some(plain) = chunks.next().await {
+        let plain = plain?;
+        hash.update(&plain);
+        size += plain.len() as u64;
+        fetcher.watch(Event::Written(plain.len() as u64));
+        temporary.write(fetcher.seam(), plain).await?;
+    }
+    drop(chunks);
+    if size != file.entry.size || file.entry.sha256.is_none_or(|whole| whole.0 != hash.finish()) {
+        return Err(not_whole(&file.entry));
+    }
+    temporary.close();
+    Ok(temporary)
+}
+
+fn not_whole(entry: &Entry) -> ApiError {
+    ApiError::new(Code::Integrity, format!("{} does not have the SHA-256 that it was stored with", entry.path))
+        .hint("bytenode admin health --read")
+}
+
+/// Writes a range of one file's plaintext, in order; only proved bytes, so a failure stops at the last proved one.
+/// `length` of nothing means to the end. Reads no chunk that the range does not touch.
+///
+/// # Errors
+/// What the file or the output fails with.
+pub async fn cat(
+    context: &Context,
+    path: &RemotePath,
+    offset: u64,
+    length: Option<u64>,
+    options: &GetOptions,
+    output: &mut (dyn AsyncWrite + Send + Unpin),
+) -> ApiResult<GetSummary> {
+    let request = OpenRead { machine: options.machine.clone(), paths: vec![path.clone()] };
+    let mut session = context.api.open_read(&request).await?;
+    let file = session.files.pop().ok_or_else(|| ApiError::new(Code::Internal, "the coordinator opened nothing"))??;
+    let fetcher = Fetcher::new(context, &session);
+    let end = length.map_or(file.entry.size, |length| offset.saturating_add(length).min(file.entry.size));
+    let mut written = 0;
+    if offset < end {
+        let chunk_size = u64::from(file.chunk_size.max(1));
+        let first = offset / chunk_size;
+        let span = Span { first, count: end.div_ceil(chunk_size) - first };
+        let mut at = first * chunk_size;
+        let mut chunks = fetcher.chunks(&file, span, None)?;
+        while let Some(plain) = chunks.next().await {
+            let plain = plain?;
+            let from = usize::try_from(offset.saturating_sub(at)).unwrap_or(usize::MAX).min(plain.len());
+            let to = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX).min(plain.len());
+            output.write_all(&plain[from..to]).await.map_err(|error| cannot_write(&error))?;
+            written += (to - from) as u64;
+            at += plain.len() as u64;
+            context.watch.event(Event::Written((to - from) as u64));
+        }
+        drop(chunks);
+    }
+    output.flush().await.map_err(|error| cannot_write(&error))?;
+    if written != end.saturating_sub(offset) {
+        return Err(not_whole(&file.entry));
+    }
+    let bad_replicas = fetcher.finish().await;
+    Ok(GetSummary { files: 1, bytes: written, bad_replicas, ..GetSummary::default() })
+}
+
+/// The code keeps a broken pipe apart from other failures: its message is exactly `broken pipe`.
+fn cannot_write(error: &std::io::Error) -> ApiError {
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        return ApiError::new(Code::Internal, "broken pipe");
+    }
+    ApiError::new(Code::Internal, format!("cannot write the output: {error}"))
+}

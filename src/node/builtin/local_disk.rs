@@ -1,0 +1,115 @@
+//! The [`Disk`] of a real node: a directory of the local file system, locked against a second process.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::disk::{Disk, DiskEntry, DiskFile, Space};
+use crate::writeback::WriteBehind;
+
+/// A local directory. One process at a time has it open: the lock lives as long as this value.
+#[derive(Debug)]
+pub struct LocalDisk {
+    root: PathBuf,
+    _lock: File,
+}
+
+impl LocalDisk {
+    /// Opens a directory, made when absent (for the owner alone), and locks it.
+    ///
+    /// # Errors
+    /// When it cannot be made or locked; [`io::ErrorKind::WouldBlock`] when another process has it.
+    pub fn open(root: &Path) -> io::Result<Self> {
+        if !root.exists() {
+            DirBuilder::new().recursive(true).mode(0o700).create(root)?;
+            let parent = root.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            File::open(parent)?.sync_all()?;
+        }
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(root.join("lock"))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { root: root.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => {
+                Err(io::Error::new(io::ErrorKind::WouldBlock, "another process uses this data directory"))
+            }
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+impl Disk for LocalDisk {
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(self.root.join(path))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let path = self.root.join(path);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        Ok(Box::new(LocalFile { file, written: 0, behind: WriteBehind::default() }))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let file = File::open(self.root.join(path))?;
+        Ok(Box::new(LocalFile { file, written: 0, behind: WriteBehind::default() }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(self.root.join(from), self.root.join(to))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(self.root.join(path))
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        File::open(self.root.join(path))?.sync_all()
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<DiskEntry>> {
+        let entry = |entry: io::Result<std::fs::DirEntry>| {
+            let entry = entry?;
+            Ok(DiskEntry { name: entry.file_name(), is_file: entry.file_type()?.is_file() })
+        };
+        std::fs::read_dir(self.root.join(path))?.map(entry).collect()
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let found = rustix::fs::statvfs(&self.root)?;
+        Ok(Space {
+            free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
+            total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct LocalFile {
+    file: File,
+    written: u64,
+    behind: WriteBehind,
+}
+
+impl DiskFile for LocalFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.written += bytes.len() as u64;
+        self.behind.reached(&self.file, self.written);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    fn size_bytes(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn is_private(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.mode() & 0o077 == 0)
+    }
+}

@@ -1,0 +1,558 @@
+//! Put: local files become chunks on nodes, and then visible.
+//!
+//! Chunks are read, hashed and sealed off the async threads, collected into windows of at most `window::BYTES`, planned
+//! by the coordinator, sent to their nodes as packs, and reported; a file is committed when the last window that holds a
+//! chunk of it has come through. At most `IN_FLIGHT` windows are under way while one is filled, so memory does not
+//! depend on what is put. Plans are asked for in order; the rest runs side by side.
+
+mod input;
+mod window;
+
+use std::collections::{HashSet, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::io::AsyncRead;
+use tokio::task::JoinHandle;
+
+use crate::api::{
+    Api, ApiError, ApiResult, BeginPut, Blob, Code, CommitFile, CommitFiles, Committed, Entry, Expect, Kind,
+    PutSession, Sha256,
+};
+use crate::dial::Dial;
+use crate::monitor::{Event, Watch};
+use crate::path::RemotePath;
+use crate::seal;
+use crate::seam::Seam;
+use crate::tree::{Found, LocalFile};
+use input::{Input, Piece, Reader};
+use window::{Through, Window};
+
+/// Windows under way at once, besides the one that is filled.
+const IN_FLIGHT: usize = 2;
+/// Things looked up at the coordinator at once; also bounded by the text of their paths.
+const LOOKUP: usize = crate::api::MAX_LOOKUP;
+/// Bytes of paths looked up at once.
+const LOOKUP_TEXT: usize = 1 << 20;
+
+/// What to do where a file is already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Overwrite {
+    /// Leave equal content, refuse other content.
+    #[default]
+    Never,
+    /// Replace.
+    Always,
+    /// Leave what has the same size and modification time, else read, and replace other content.
+    IfChanged,
+}
+
+/// How to put.
+#[derive(Debug, Clone, Default)]
+pub struct PutOptions {
+    /// Copies wanted; nothing for the pool's number.
+    pub replicas: Option<u32>,
+    /// Store plain UnixFS blocks.
+    pub public: bool,
+    /// What to do where a file is already.
+    pub overwrite: Overwrite,
+    /// Change nothing; tell what can be known without sending.
+    pub dry_run: bool,
+    /// Names this machine and its start, for the coordinator.
+    pub machine: String,
+}
+
+/// What a use case works with.
+#[derive(Clone)]
+pub struct Context {
+    /// The coordinator.
+    pub api: Arc<dyn Api>,
+    /// The way to nodes.
+    pub dial: Arc<dyn Dial>,
+    /// Time and chance.
+    pub seam: Seam,
+    /// Where progress goes.
+    pub watch: Watch,
+}
+
+/// What became of one thing.
+#[derive(Debug)]
+pub enum PutOutcome {
+    /// The file is visible (or, dry, would be sent).
+    Stored {
+        /// The local name, as given or found.
+        source: String,
+        /// The entry.
+        entry: Box<Entry>,
+        /// Chunks that were not stored before.
+        new_chunks: u64,
+    },
+    /// The content is there already.
+    Unchanged {
+        /// The local name.
+        source: String,
+        /// Where.
+        path: RemotePath,
+    },
+    /// Left out, which is no failure.
+    Skipped {
+        /// The local name.
+        source: String,
+        /// Where it would be.
+        path: RemotePath,
+        /// `symlink` or `special`.
+        reason: &'static str,
+    },
+    /// It is not stored.
+    Failed {
+        /// The local name.
+        source: String,
+        /// Where it would be.
+        path: Option<RemotePath>,
+        /// Why.
+        error: ApiError,
+    },
+}
+
+/// Sums of a put.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PutSummary {
+    /// Files stored.
+    pub files: u64,
+    /// Their plaintext bytes.
+    pub bytes: u64,
+    /// Bytes sent to nodes, every copy counted.
+    pub sent_bytes: u64,
+    /// Files that failed.
+    pub failed: u64,
+    /// Links and special files left out.
+    pub skipped: u64,
+    /// Files whose content was there.
+    pub unchanged: u64,
+    /// Chunks of the stored files.
+    pub chunks: u64,
+    /// Of these, chunks that were stored already.
+    pub chunks_here: u64,
+    /// Copies of the least copied chunk of any stored file; nothing when none has chunks.
+    pub copies_min: Option<u32>,
+    /// Copies wanted.
+    pub copies_target: u32,
+    /// Nodes that packs were sent to.
+    pub nodes: u32,
+    /// Stored files of several chunks that one node holds whole.
+    pub not_spread: u64,
+}
+
+/// Stores everything that `found` yields. It is pulled from as work goes on, so it may be endless in length but not in
+/// memory. Every outcome is handed to `each` in the order of completion. A file that fails does not stop the others.
+///
+/// # Errors
+/// Only what ends the whole put: the coordinator is lost, or it refuses all.
+pub async fn put(
+    context: &Context,
+    found: Box<dyn Iterator<Item = Found> + Send>,
+    options: &PutOptions,
+    each: &mut (dyn FnMut(PutOutcome) + Send),
+) -> ApiResult<PutSummary> {
+    let mut putter = Putter::begin(context, options, each).await?;
+    let mut found = found.fuse();
+    loop {
+        let batch = next_batch(&mut found);
+        if batch.is_empty() {
+            break;
+        }
+        putter.batch(batch).await?;
+    }
+    putter.finish().await
+}
+
+/// Stores a stream of unknown length as one file.
+///
+/// # Errors
+/// As [`put`], and what fails for the file.
+pub async fn put_stream(
+    context: &Context,
+    input: Box<dyn AsyncRead + Send + Unpin>,
+    to: &RemotePath,
+    modified: Timestamp,
+    options: &PutOptions,
+    each: &mut (dyn FnMut(PutOutcome) + Send),
+) -> ApiResult<PutSummary> {
+    let mut putter = Putter::begin(context, options, each).await?;
+    let found = context.api.lookup(std::slice::from_ref(to)).await?.into_iter().next().flatten();
+    let expect = match (&found, options.overwrite) {
+        (None, _) => Expect::Absent,
+        (Some(entry), _) if entry.kind == Kind::Dir => return Err(is_directory(to)),
+        (Some(_), Overwrite::Never) => return Err(exists(to)),
+        (Some(entry), _) => entry.version.map_or(Expect::Absent, Expect::Version),
+    };
+    let file = LocalFile { source: "-".into(), to: to.clone(), size: 0, modified, executable: false };
+    if !options.dry_run {
+        putter.send(file, Input::Stream(input), expect).await?;
+    }
+    putter.finish().await
+}
+
+fn next_batch(found: &mut dyn Iterator<Item = Found>) -> Vec<Found> {
+    let mut batch = Vec::new();
+    let mut text = 0;
+    while batch.len() < LOOKUP && text < LOOKUP_TEXT {
+        let Some(one) = found.next() else { break };
+        if let Found::File(file) = &one {
+            text += file.to.to_string().len();
+        }
+        batch.push(one);
+    }
+    batch
+}
+
+fn exists(path: &RemotePath) -> ApiError {
+    ApiError::new(Code::Exists, format!("{path} exists already, with other content")).hint("add --overwrite always")
+}
+
+fn is_directory(path: &RemotePath) -> ApiError {
+    ApiError::new(Code::WrongKind, format!("{path} is a directory"))
+}
+
+/// A file whose chunks are all in windows.
+struct Ready {
+    commit: CommitFile,
+    source: String,
+}
+
+struct Putter<'a> {
+    context: &'a Context,
+    options: &'a PutOptions,
+    each: &'a mut (dyn FnMut(PutOutcome) + Send),
+    session: Arc<PutSession>,
+    window: Window,
+    flying: VecDeque<JoinHandle<ApiResult<Through>>>,
+    /// Files whose last chunk is in the window of the same place in line.
+    ready: VecDeque<Vec<Ready>>,
+    summary: PutSummary,
+    nodes: HashSet<crate::id::NodeId>,
+    next_file: u32,
+    lease: AbortOnDrop,
+}
+
+/// Ends a task with its owner.
+struct AbortOnDrop(Option<JoinHandle<()>>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Putter<'_> {
+    fn drop(&mut self) {
+        self.flying.iter().for_each(JoinHandle::abort);
+    }
+}
+
+fn keep_lease(context: &Context, session: &PutSession) -> AbortOnDrop {
+    let (api, upload) = (Arc::clone(&context.api), session.upload);
+    let period = Duration::from_secs(session.renew_seconds.max(1));
+    AbortOnDrop(Some(tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(period).await;
+            // A lost renewal is made good by the next one, or shows when the put reports.
+            drop(api.renew(upload).await);
+        }
+    })))
+}
+
+impl<'a> Putter<'a> {
+    async fn begin(
+        context: &'a Context,
+        options: &'a PutOptions,
+        each: &'a mut (dyn FnMut(PutOutcome) + Send),
+    ) -> ApiResult<Self> {
+        let request = BeginPut { machine: options.machine.clone(), replicas: options.replicas, public: options.public };
+        let session = Arc::new(context.api.begin_put(&request).await?);
+        let lease = keep_lease(context, &session);
+        let summary = PutSummary { copies_target: session.replicas, ..PutSummary::default() };
+        Ok(Self {
+            context,
+            options,
+            each,
+            session,
+            window: Window::default(),
+            flying: VecDeque::new(),
+            ready: VecDeque::from([Vec::new()]),
+            summary,
+            nodes: HashSet::new(),
+            next_file: 0,
+            lease,
+        })
+    }
+
+    /// Puts one batch: makes its directories, asks what is there, sends what must be sent.
+    async fn batch(&mut self, batch: Vec<Found>) -> ApiResult<()> {
+        let mut files = Vec::with_capacity(batch.len());
+        let mut dirs = Vec::new();
+        for found in batch {
+            match found {
+                Found::Dir { to } => dirs.push(to),
+                Found::File(file) => files.push(file),
+                Found::Skipped { source, to, reason } => {
+                    self.summary.skipped += 1;
+                    (self.each)(PutOutcome::Skipped { source: text(&source), path: to, reason });
+                }
+                Found::Failed { source, to, error } => {
+                    let error = input::cannot_read(&source, &error);
+                    self.fail(text(&source), to, error);
+                }
+            }
+        }
+        self.make_dirs(dirs).await?;
+        let bytes = files.iter().map(|file| file.size).sum();
+        self.event(Event::Found { files: files.len() as u64, bytes: Some(bytes) });
+        let paths: Vec<RemotePath> = files.iter().map(|file| file.to.clone()).collect();
+        let there = if paths.is_empty() { Vec::new() } else { self.context.api.lookup(&paths).await? };
+        for (file, there) in files.into_iter().zip(there) {
+            self.file(file, there).await?;
+        }
+        Ok(())
+    }
+
+    async fn make_dirs(&mut self, dirs: Vec<RemotePath>) -> ApiResult<()> {
+        if self.options.dry_run {
+            return Ok(());
+        }
+        for some in dirs.chunks(crate::api::MAX_FILES) {
+            match self.context.api.make_dirs(some).await {
+                Err(error) if error.code == Code::WrongKind => {
+                    for dir in some {
+                        if let Err(error) = self.context.api.make_dirs(std::slice::from_ref(dir)).await {
+                            self.fail(dir.to_string(), Some(dir.clone()), error);
+                        }
+                    }
+                }
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn file(&mut self, file: LocalFile, there: Option<Entry>) -> ApiResult<()> {
+        let source = text(&file.source);
+        self.event(Event::File(source.clone()));
+        let Some(entry) = there else { return self.open_and_send(file, Expect::Absent).await };
+        let Some(version) = entry.version else {
+            self.fail(source, Some(file.to.clone()), is_directory(&file.to));
+            return Ok(());
+        };
+        let same_stat = entry.size == file.size && entry.modified == file.modified;
+        if self.options.overwrite == Overwrite::IfChanged && same_stat {
+            self.unchanged(source, file.to, file.size);
+            return Ok(());
+        }
+        if self.options.overwrite != Overwrite::Always {
+            let same = match entry.sha256 {
+                Some(there) if entry.size == file.size => match input::hash_file(self.context, &file.source).await {
+                    Ok(here) => here == there.0,
+                    Err(error) => {
+                        self.fail(source, Some(file.to), error);
+                        return Ok(());
+                    }
+                },
+                _ => false,
+            };
+            if same {
+                self.unchanged(source, file.to, file.size);
+                return Ok(());
+            }
+            if self.options.overwrite == Overwrite::Never {
+                self.fail(source, Some(file.to.clone()), exists(&file.to));
+                return Ok(());
+            }
+        }
+        self.open_and_send(file, Expect::Version(version)).await
+    }
+
+    async fn open_and_send(&mut self, file: LocalFile, expect: Expect) -> ApiResult<()> {
+        if self.options.dry_run {
+            self.would_store(file);
+            return Ok(());
+        }
+        match Input::open(self.context, &file).await {
+            Ok(input) => self.send(file, input, expect).await,
+            Err(error) => {
+                self.fail(text(&file.source), Some(file.to), error);
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads one input to its end into windows. What fails for the file alone is told to `each`.
+    async fn send(&mut self, file: LocalFile, input: Input, expect: Expect) -> ApiResult<()> {
+        let number = self.next_file;
+        self.next_file += 1;
+        let mut reader = Reader::new(self.context, &self.session, self.options.public, input, file.clone());
+        self.window.begin_file(number, reader.file_key());
+        loop {
+            match reader.next().await {
+                Ok(Piece::Chunks(chunks)) => {
+                    for chunk in chunks {
+                        if self.window.is_full_for(&chunk) {
+                            self.flush().await?;
+                        }
+                        self.window.add(chunk);
+                    }
+                }
+                Ok(Piece::End(end)) => {
+                    self.window.end_file();
+                    let commit = CommitFile {
+                        file: number,
+                        path: file.to,
+                        expect,
+                        size: end.size,
+                        sha256: Sha256(end.sha256),
+                        chunks: end.chunks,
+                        modified: file.modified,
+                        executable: file.executable,
+                        wrapped_key: reader.wrapped_key(),
+                        cid: end.cid,
+                    };
+                    let ready = Ready { commit, source: text(&file.source) };
+                    self.ready.back_mut().expect("one for the window being filled").push(ready);
+                    break;
+                }
+                Err(error) => {
+                    self.window.end_file();
+                    self.fail(text(&file.source), Some(file.to), error);
+                    break;
+                }
+            }
+        }
+        if self.window.is_full_of_files() || self.ready.back().is_some_and(|files| files.len() >= crate::api::MAX_FILES)
+        {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Sends the window being filled on its way, after waiting for room.
+    async fn flush(&mut self) -> ApiResult<()> {
+        while self.flying.len() >= IN_FLIGHT {
+            self.land().await?;
+        }
+        let full = self.window.take(&self.context.seam);
+        let planned = full.plan(self.context, &self.session).await?;
+        let (context, session) = (self.context.clone(), Arc::clone(&self.session));
+        self.flying.push_back(tokio::spawn(async move { planned.go(&context, &session).await }));
+        self.ready.push_back(Vec::new());
+        Ok(())
+    }
+
+    /// Waits for the oldest window, then commits the files that ended in it.
+    async fn land(&mut self) -> ApiResult<()> {
+        let Some(window) = self.flying.pop_front() else { return Ok(()) };
+        let through =
+            window.await.map_err(|error| ApiError::new(Code::Internal, format!("sending stopped: {error}")))??;
+        self.summary.sent_bytes += through.sent_bytes;
+        self.nodes.extend(through.nodes);
+        let ready = self.ready.pop_front().expect("one for every window");
+        self.commit(ready).await
+    }
+
+    async fn commit(&mut self, ready: Vec<Ready>) -> ApiResult<()> {
+        if ready.is_empty() {
+            return Ok(());
+        }
+        let mut sources: std::collections::HashMap<u32, (String, RemotePath)> =
+            ready.iter().map(|one| (one.commit.file, (one.source.clone(), one.commit.path.clone()))).collect();
+        let request = CommitFiles { files: ready.into_iter().map(|one| one.commit).collect() };
+        for one in self.context.api.commit_files(self.session.upload, &request).await? {
+            let (Committed::Done { file, .. } | Committed::Refused { file, .. }) = &one;
+            let Some((source, path)) = sources.remove(file) else { continue };
+            match one {
+                Committed::Done { entry, new_chunks, .. } => self.stored(source, entry, new_chunks),
+                Committed::Refused { error, .. } => self.fail(source, Some(path), error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self) -> ApiResult<PutSummary> {
+        if self.window.has_chunks() {
+            self.flush().await?;
+        }
+        while !self.flying.is_empty() {
+            self.land().await?;
+        }
+        let rest = self.ready.pop_front().unwrap_or_default();
+        self.commit(rest).await?;
+        drop(self.lease.0.take().inspect(JoinHandle::abort));
+        // What fails here ends with the lease; the files are visible.
+        drop(self.context.api.release(self.session.upload).await);
+        self.summary.nodes = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
+        Ok(std::mem::take(&mut self.summary))
+    }
+
+    fn stored(&mut self, source: String, entry: Box<Entry>, new_chunks: u64) {
+        self.summary.files += 1;
+        self.summary.bytes += entry.size;
+        self.summary.chunks += entry.chunks;
+        self.summary.chunks_here += entry.chunks.saturating_sub(new_chunks);
+        self.summary.not_spread += u64::from(entry.spread == Some(false));
+        if let Some(copies) = entry.copies_min {
+            self.summary.copies_min = Some(self.summary.copies_min.map_or(copies, |least| least.min(copies)));
+        }
+        self.event(Event::FilesDone(1));
+        (self.each)(PutOutcome::Stored { source, entry, new_chunks });
+    }
+
+    fn would_store(&mut self, file: LocalFile) {
+        self.summary.files += 1;
+        self.summary.bytes += file.size;
+        let entry = Entry {
+            path: file.to,
+            kind: Kind::File,
+            size: file.size,
+            modified: file.modified,
+            executable: file.executable,
+            sha256: None,
+            version: None,
+            chunks: file.size.div_ceil(u64::from(self.session.chunk_size)),
+            copies_min: None,
+            copies_target: self.session.replicas,
+            checked: None,
+            public: self.options.public,
+            spread: None,
+            cid: None,
+        };
+        let source = text(&file.source);
+        (self.each)(PutOutcome::Stored { source, entry: Box::new(entry), new_chunks: 0 });
+    }
+
+    fn unchanged(&mut self, source: String, path: RemotePath, bytes: u64) {
+        self.summary.unchanged += 1;
+        self.event(Event::Here(bytes));
+        self.event(Event::FilesDone(1));
+        (self.each)(PutOutcome::Unchanged { source, path });
+    }
+
+    fn fail(&mut self, source: String, path: Option<RemotePath>, error: ApiError) {
+        self.summary.failed += 1;
+        (self.each)(PutOutcome::Failed { source, path, error });
+    }
+
+    fn event(&self, event: Event) {
+        self.context.watch.event(event);
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// Wraps a file's key by its vault's.
+fn wrap_file_key(session: &PutSession, key: &seal::Key, seam: &Seam) -> Blob {
+    Blob(seal::wrap_key(&session.keys.wrap, seal::FILE_KEY, key, seam.bytes()))
+}

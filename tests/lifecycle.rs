@@ -1,0 +1,193 @@
+//! A pool's life as its user sees it: started twice, killed, interrupted, stalled; and what reaches which stream.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::support::cluster::{Cluster, Guarded, Member, Ran, bytes, signal, wait_for};
+
+/// Within this time of its last progress a put or get has to end, whatever the nodes do.
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn pids(members: &[Member]) -> Vec<u32> {
+    members.iter().map(|member| member.pid).collect()
+}
+
+#[test]
+fn up_again_after_everything_was_killed() {
+    let user = Cluster::up(3);
+    user.file("a", &bytes(1, 2_500_000));
+    user.ok(&["put", "a", "bn:/"]);
+    let before = user.members();
+    user.ok(&["up"]);
+    assert_eq!(pids(&user.members()), pids(&before), "what runs is left alone");
+
+    before.iter().for_each(Member::kill);
+    user.ok(&["up"]);
+    let after = user.members();
+    assert!(after.iter().zip(&before).all(|(new, old)| new.runs() && new.pid != old.pid));
+    user.ok(&["get", "bn:/a", "back"]);
+    assert_eq!(user.read("back"), user.read("a"));
+    let health = user.summary(&["admin", "health", "--read"]);
+    assert_eq!(health["verdict"], "healthy", "{health}");
+
+    // Only what is missing is started.
+    user.kill("n2");
+    user.ok(&["up", "--nodes", "4"]);
+    let grown = user.members();
+    assert_eq!(grown.len(), 5);
+    let same: Vec<bool> = grown.iter().zip(&after).map(|(new, old)| new.pid == old.pid).collect();
+    assert_eq!(same, [true, true, false, true], "coordinator, n1, n2, n3");
+    let fewer = user.ok(&["up", "--nodes", "2"]);
+    assert!(fewer.stderr.contains("4 nodes already"), "{}", fewer.stderr);
+    assert_eq!(user.members().len(), 5);
+}
+
+#[test]
+fn two_at_once_make_one_pool() {
+    let user = Cluster::none();
+    let start = || user.command(&["up", "--nodes", "2"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let both = [start(), start()].map(|child| Ran::of(child.wait_with_output().unwrap()));
+    assert!(both.iter().all(|ran| ran.code == 0), "{both:?}");
+    let nodes = user.summary(&["admin", "node", "ls"]);
+    assert_eq!(nodes["nodes"], 2);
+    assert_eq!(user.members().len(), 3);
+    assert!(user.members().iter().all(Member::runs));
+}
+
+/// Two pools of two users: neither sees nor stops the other's processes.
+#[test]
+fn down_stops_only_its_own() {
+    let (one, two) = (Cluster::up(2), Cluster::up(2));
+    let urls: Vec<String> = one.members().into_iter().chain(two.members()).map(|member| member.url).collect();
+    assert_eq!(urls.iter().collect::<std::collections::HashSet<_>>().len(), 6, "{urls:?}");
+    let ran = one.ok(&["down"]);
+    assert!(ran.stderr.contains("Stopped 3 processes"), "{}", ran.stderr);
+    assert!(one.members().iter().all(|member| !member.runs()));
+    assert!(two.members().iter().all(Member::runs));
+    assert_eq!(one.exits(0, &["down"]).text(), "");
+    one.exits(2, &["down", "--delete-data"]);
+    assert!(one.member("n1").data.exists());
+    let data = one.member("n1").data;
+    one.ok(&["--yes", "down", "--delete-data"]);
+    assert!(!data.exists());
+    one.exits(7, &["ls"]);
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let user = Cluster::up(1);
+    for number in 0..2000 {
+        user.file(&format!("many/{number}"), b"");
+    }
+    user.ok(&["put", "many", "bn:/", "--replicas", "1"]);
+    for arguments in [&["ls", "-R"][..], &["--json", "ls", "bn:/many"], &["ls", "-l", "bn:/many"]] {
+        let mut command = user.command(arguments);
+        let mut child = Guarded(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+        assert!(!child.first_line().is_empty());
+        drop(child.0.stdout.take());
+        let mut said = String::new();
+        child.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!((child.0.wait().unwrap().code(), said.as_str()), (Some(0), ""), "{arguments:?}");
+    }
+}
+
+#[test]
+fn names_cannot_move_the_cursor() {
+    let user = Cluster::up(1);
+    let name = "a\u{1b}[2J\nb\u{7f}\u{9b}c";
+    user.file(&format!("tree/{name}"), b"x");
+    let put = user.ok(&["put", "tree", "bn:/", "--replicas", "1"]);
+    let get = user.ok(&["get", "bn:/tree", "back"]);
+    assert_eq!(user.read(&format!("back/{name}")), b"x");
+    let remote = format!("bn:/tree/{name}");
+    let shown = [
+        user.ok(&["ls", "-R"]),
+        user.ok(&["ls", "-l", "bn:/tree"]),
+        user.ok(&["stat", &remote]),
+        user.exits(2, &["cp", &remote, "bn:/tree/"]),
+    ];
+    for ran in [put, get].iter().chain(&shown) {
+        let control = |text: &str| text.chars().any(|c| c.is_control() && c != '\n');
+        assert!(!control(&ran.text()) && !control(&ran.stderr), "{}{}", ran.text(), ran.stderr);
+    }
+    assert_eq!(user.ok(&["ls", "-R", "--print0"]).text(), format!("tree/\0tree/{name}\0"));
+    let (lines, _) = user.json(&["ls", "bn:/tree"]);
+    assert_eq!(lines[0]["path"], remote.as_str());
+}
+
+/// Chunks that differ, quickly made.
+fn counted_file(path: &Path, mebibytes: u64) {
+    let mut file = File::create(path).unwrap();
+    file.set_len(mebibytes << 20).unwrap();
+    for number in 0..mebibytes {
+        file.seek(SeekFrom::Start(number << 20)).unwrap();
+        file.write_all(&number.to_le_bytes()).unwrap();
+    }
+}
+
+/// Bytes below a directory.
+fn stored(dir: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(dir) else { return 0 };
+    let of = |entry: fs::DirEntry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => stored(&entry.path()),
+        _ => entry.metadata().map_or(0, |metadata| metadata.len()),
+    };
+    entries.flatten().map(of).sum()
+}
+
+fn start(user: &Cluster, arguments: &[&str]) -> Child {
+    let mut command = user.command(arguments);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn an_interrupted_put_goes_on_when_run_again() {
+    const MEBIBYTES: u64 = 512;
+    let user = Cluster::up(1);
+    counted_file(&user.work().join("disk.img"), MEBIBYTES);
+    let words = ["--json", "put", "disk.img", "bn:/", "--replicas", "1"];
+    let child = start(&user, &words);
+    let packs = user.member("n1").data.join("packs");
+    wait_for("some packs", || stored(&packs) > 130 << 20);
+    signal(&child, Signal::INT);
+    let ran = Ran::of(child.wait_with_output().unwrap());
+    assert_eq!(ran.code, 130, "{}{}", ran.text(), ran.stderr);
+    assert_eq!(ran.lines().last().unwrap()["exit"], 130);
+    assert!(ran.stderr.contains("hint:"), "{}", ran.stderr);
+    user.exits(5, &["stat", "bn:/disk.img"]);
+
+    let lines = Ran::of(start(&user, &words).wait_with_output().unwrap()).lines();
+    let summary = lines.last().unwrap();
+    assert_eq!(summary["files"], 1, "{summary}");
+    let sent = summary["sent_bytes"].as_u64().unwrap();
+    assert!(sent < (MEBIBYTES - 120) << 20, "{sent} bytes were sent again");
+    user.ok(&["get", "bn:/disk.img", "back.img"]);
+    let checked = user.summary(&["check", "back.img", "bn:/disk.img"]);
+    assert_eq!(checked["differences"], 0, "{checked}");
+}
+
+/// A node that takes connections and says nothing costs time, never the result.
+#[test]
+fn a_node_that_hangs_is_passed_by() {
+    let user = Cluster::up(4);
+    let file = user.file("a", &bytes(7, 6_000_000));
+    let before = Instant::now();
+    user.ok(&["put", "a", "bn:/before"]);
+    let usual = before.elapsed();
+    fs::write(&file, bytes(8, 6_000_000)).unwrap();
+    user.member("n2").signal(Signal::STOP);
+    for arguments in [&["put", "a", "bn:/during"][..], &["get", "bn:/before", "back"]] {
+        let begun = Instant::now();
+        user.ok(arguments);
+        assert!(begun.elapsed() < usual + LIMIT, "{arguments:?} took {:?}", begun.elapsed());
+    }
+    assert_eq!(user.read("back"), bytes(7, 6_000_000));
+    user.member("n2").signal(Signal::CONT);
+    user.ok(&["get", "bn:/during", "during"]);
+    assert_eq!(user.read("during"), bytes(8, 6_000_000));
+}

@@ -1,0 +1,33 @@
+//! Tests of the whole, in one binary.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
+
+mod cli;
+#[cfg(unix)]
+mod cli_daemon;
+#[cfg(unix)]
+mod demo;
+#[cfg(unix)]
+mod exits;
+#[cfg(unix)]
+mod json;
+#[cfg(unix)]
+mod kubo_pool;
+#[cfg(unix)]
+mod lifecycle;
+#[cfg(target_os = "linux")]
+mod memory;
+#[cfg(unix)]
+mod node_builtin;
+mod node_kubo;
+mod node_probe;
+mod node_recorded;
+#[cfg(unix)]
+mod nodes_see_nothing;
+mod pool;
+#[cfg(unix)]
+mod readme;
+#[cfg(unix)]
+mod relay;
+mod support;
+mod tidy;

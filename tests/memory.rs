@@ -1,0 +1,118 @@
+//! Memory does not depend on what is stored: the peaks of client and coordinator for much and for little are close.
+//!
+//! Peaks are what the kernel keeps in `/proc` for both processes; that of the client is read until it ends. Linux only.
+//!
+//! The large file is 4 GiB of a set of 64 different chunks over and over: every byte is read, hashed and sealed, every
+//! chunk has its row in the manifest, and the disk holds 64 MiB instead of 12 GiB. Besides it a smaller file whose
+//! chunks all differ goes over the wire whole. Without `BYTENODE_TEST_LONG=1` sizes are smaller, so that the suite stays
+//! quick; the bound is the same.
+
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+use std::process::Stdio;
+
+use crate::support::cluster::{Cluster, bytes};
+
+/// How far peaks may be apart, in KiB.
+const BOUND_KIB: u64 = 16 << 10;
+const MIB: u64 = 1 << 20;
+
+fn long() -> bool {
+    std::env::var_os("BYTENODE_TEST_LONG").is_some()
+}
+
+/// Peaks in KiB: the client's of one command, and the coordinator's so far.
+#[derive(Debug, Clone, Copy)]
+struct Peaks {
+    client: u64,
+    coordinator: u64,
+}
+
+/// Runs a command and follows its peak.
+fn measured(user: &Cluster, arguments: &[&str]) -> Peaks {
+    let mut command = user.command(arguments);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    // The process keeps its numbers until it is waited for, but not its memory map: the peak is read while it runs.
+    let mut client = 0;
+    let code = loop {
+        client = peak(&status).unwrap_or(client).max(client);
+        match child.try_wait().unwrap() {
+            Some(code) => break code,
+            None => std::thread::park_timeout(std::time::Duration::from_millis(5)),
+        }
+    };
+    assert!(code.success(), "{arguments:?}");
+    let coordinator = peak(&format!("/proc/{}/status", user.member("coordinator").pid)).unwrap();
+    Peaks { client, coordinator }
+}
+
+fn peak(status: &str) -> Option<u64> {
+    let text = fs::read_to_string(status).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+fn close(what: &str, small: Peaks, large: Peaks) {
+    eprintln!("peaks in KiB, {what}: {small:?} {large:?}");
+    for (who, small, large) in
+        [("client", small.client, large.client), ("coordinator", small.coordinator, large.coordinator)]
+    {
+        assert!(large < small + BOUND_KIB, "{what}: the {who} took {small} KiB and {large} KiB");
+    }
+}
+
+/// A file of `mebibytes` chunks of which `different` differ.
+fn file(path: &Path, mebibytes: u64, different: u64) {
+    let mut file = File::create(path).unwrap();
+    file.set_len(mebibytes * MIB).unwrap();
+    for number in 0..mebibytes {
+        file.seek(SeekFrom::Start(number * MIB)).unwrap();
+        file.write_all(&(number % different).to_le_bytes()).unwrap();
+    }
+}
+
+#[test]
+fn of_a_file_however_large() {
+    let (large, unique) = if long() { (4096, 1024) } else { (512, 192) };
+    let user = Cluster::up(1);
+    for (name, mebibytes, different) in [("small", 64, 64), ("large", large, 64), ("unique", unique, unique)] {
+        file(&user.work().join(name), mebibytes, different);
+    }
+    let put = |name: &str| measured(&user, &["put", name, "bn:/", "--replicas", "1"]);
+    let get = |name: &str| {
+        let peaks = measured(&user, &["get", &format!("bn:/{name}"), "back"]);
+        fs::remove_file(user.work().join("back")).unwrap();
+        peaks
+    };
+    let (small_put, small_get) = (put("small"), get("small"));
+    close("put of many equal chunks", small_put, put("large"));
+    close("put of different chunks", small_put, put("unique"));
+    close("get of many equal chunks", small_get, get("large"));
+    close("get of different chunks", small_get, get("unique"));
+}
+
+#[test]
+fn of_small_files_however_many() {
+    let many = if long() { 100_000 } else { 4_000 };
+    let user = Cluster::up(1);
+    let make = |name: &str, files: u64| {
+        for number in 0..files {
+            let path = user.work().join(name).join(format!("{}", number / 500));
+            if number % 500 == 0 {
+                fs::create_dir_all(&path).unwrap();
+            }
+            fs::write(path.join(format!("{number}")), &bytes(number % 16, 1)[..usize::from(number % 3 > 0)]).unwrap();
+        }
+    };
+    make("few", 1000);
+    make("many", many);
+    let put = |name: &str| measured(&user, &["put", name, "bn:/", "--replicas", "1"]);
+    let get = |name: &str| measured(&user, &["get", &format!("bn:/{name}"), &format!("back-{name}")]);
+    let (small_put, small_get) = (put("few"), get("few"));
+    close("put of many files", small_put, put("many"));
+    close("get of many files", small_get, get("many"));
+    let list = |name: &str| measured(&user, &["ls", "-R", &format!("bn:/{name}")]);
+    close("ls of many files", list("few"), list("many"));
+}

@@ -1,0 +1,14 @@
+//! The coordinator, put and get together, in process over memory nodes: what must hold.
+
+#![allow(clippy::unwrap_used, reason = "whole modules are tests")]
+
+mod again;
+mod calls;
+mod faults;
+mod health;
+mod hostile;
+mod inputs;
+mod names;
+mod removal;
+mod seeds;
+mod spread;

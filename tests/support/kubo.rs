@@ -1,0 +1,129 @@
+//! A real Kubo daemon in a temporary directory: loopback, free ports, no network; stopped by its id when dropped.
+
+#![allow(clippy::unwrap_used, reason = "a failed expectation is how a test fails")]
+
+use std::env;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A running daemon.
+pub struct Kubo {
+    dir: TempDir,
+    child: Child,
+    /// Kept open: the daemon must be able to write.
+    _stdout: BufReader<ChildStdout>,
+    /// Its peer id.
+    pub id: String,
+    /// `http://127.0.0.1:PORT` of its RPC interface.
+    pub api: String,
+    /// The same of its gateway.
+    pub gateway: String,
+}
+
+/// The executable: `BYTENODE_TEST_IPFS`, else `ipfs` on PATH.
+fn binary() -> Option<PathBuf> {
+    if let Some(path) = env::var_os("BYTENODE_TEST_IPFS") {
+        return Some(path.into());
+    }
+    env::split_paths(&env::var_os("PATH")?).map(|dir| dir.join("ipfs")).find(|path| path.is_file())
+}
+
+impl Kubo {
+    /// Starts a daemon as ByteNode wants it, with `config` (dotted keys) on top. Nothing, and one line said, where there
+    /// is no Kubo to start.
+    pub fn start(config: &[(&str, Value)]) -> Option<Self> {
+        let Some(binary) = binary() else {
+            eprintln!("skipped for want of ipfs: none on PATH and no BYTENODE_TEST_IPFS");
+            return None;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let command = || {
+            let mut command = Command::new(&binary);
+            command.env("IPFS_PATH", dir.path()).env("IPFS_TELEMETRY", "off").stdin(Stdio::null());
+            command
+        };
+        let made = command().args(["init", "--profile=test"]).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let id = configure(&dir.path().join("config"), config);
+        let log = File::create(dir.path().join("daemon.log")).unwrap();
+        let mut child = command().arg("daemon").stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("Daemon is ready") {
+            line.clear();
+            let read = stdout.read_line(&mut line).unwrap();
+            assert!(read > 0, "{}", fs::read_to_string(dir.path().join("daemon.log")).unwrap());
+        }
+        let api = address(&dir.path().join("api"));
+        let gateway = fs::read_to_string(dir.path().join("gateway")).unwrap().trim().to_owned();
+        Some(Self { dir, child, _stdout: stdout, id, api, gateway })
+    }
+
+    /// Where it keeps its repository.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A command of `ipfs` for this daemon, not started yet.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(binary().unwrap());
+        command.env("IPFS_PATH", self.path()).env("IPFS_TELEMETRY", "off").stdin(Stdio::null());
+        command
+    }
+
+    /// The files of its blocks.
+    pub fn block_files(&self) -> Vec<PathBuf> {
+        let shards = fs::read_dir(self.path().join("blocks")).unwrap().map(|entry| entry.unwrap().path());
+        let files = shards.filter(|path| path.is_dir()).flat_map(|dir| fs::read_dir(dir).unwrap());
+        files.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "data")).collect()
+    }
+
+    /// Stops it where it stands: connections are taken, and nothing answers.
+    #[cfg(unix)]
+    pub fn freeze(&self) {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::STOP).unwrap();
+    }
+
+    /// Calls its RPC interface directly and gives the body, whatever the status.
+    pub async fn call(&self, path: &str) -> String {
+        let answer = reqwest::Client::new().post(format!("{}/api/v0/{path}", self.api)).send().await.unwrap();
+        answer.text().await.unwrap()
+    }
+}
+
+impl Drop for Kubo {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sets keys in the configuration file; says the peer id.
+fn configure(file: &Path, keys: &[(&str, Value)]) -> String {
+    let mut config: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    let ours = [
+        ("Datastore.BlockKeyCacheSize", json!(0)),
+        ("Gateway.NoFetch", json!(true)),
+        ("Provide.Enabled", json!(false)),
+        ("Routing.Type", json!("none")),
+    ];
+    for (key, value) in ours.iter().chain(keys) {
+        let pointer = key.split('.').fold(&mut config, |at, part| &mut at[part]);
+        *pointer = value.clone();
+    }
+    fs::write(file, serde_json::to_vec(&config).unwrap()).unwrap();
+    config["Identity"]["PeerID"].as_str().unwrap().to_owned()
+}
+
+/// `/ip4/127.0.0.1/tcp/5001` as a URL.
+fn address(file: &Path) -> String {
+    let text = fs::read_to_string(file).unwrap();
+    let parts: Vec<&str> = text.trim().split('/').collect();
+    format!("http://{}:{}", parts[2], parts[4])
+}

@@ -1,0 +1,13 @@
+//! What several tests share.
+
+#![allow(clippy::unwrap_used, reason = "it serves tests alone")]
+#![allow(dead_code, reason = "not every test uses every part")]
+
+#[cfg(unix)]
+pub mod builtin;
+#[cfg(unix)]
+pub mod cluster;
+pub mod exchange;
+pub mod kubo;
+pub mod pool;
+pub mod traced;
