@@ -93,5 +93,5 @@ impl ApiError {
     }
 }
 
-/// Result of an [`Api`] call.
+/// Result of an [`Api`](super::Api) call.
 pub type ApiResult<T> = Result<T, ApiError>;

@@ -79,7 +79,7 @@ pub struct ListRequest {
     /// Continues an earlier page.
     #[serde(default)]
     pub cursor: Option<String>,
-    /// The most entries, at most [`MAX_FILES`].
+    /// The most entries, at most [`MAX_FILES`](super::MAX_FILES).
     pub limit: u32,
 }
 

@@ -93,7 +93,7 @@ pub struct Append {
 #[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PlanChunks {
-    /// New chunks of files, at most [`MAX_PLAN_CHUNKS`] together.
+    /// New chunks of files, at most [`MAX_PLAN_CHUNKS`](super::MAX_PLAN_CHUNKS) together.
     pub files: Vec<Append>,
 }
 
@@ -242,7 +242,7 @@ pub struct CommitFile {
 #[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CommitFiles {
-    /// At most [`MAX_FILES`].
+    /// At most [`MAX_FILES`](super::MAX_FILES).
     pub files: Vec<CommitFile>,
 }
 

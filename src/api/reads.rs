@@ -13,9 +13,9 @@ use crate::seal::VaultKeys;
 #[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct OpenRead {
-    /// The client's machine, as in [`BeginPut`].
+    /// The client's machine, as in [`BeginPut`](super::BeginPut).
     pub machine: String,
-    /// Files, at most [`MAX_FILES`]; each at the version live now.
+    /// Files, at most [`MAX_FILES`](super::MAX_FILES); each at the version live now.
     pub paths: Vec<RemotePath>,
 }
 
@@ -53,7 +53,7 @@ pub struct OpenFile {
 #[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ReadChunks {
-    /// Which chunks of which files, at most [`MAX_PAGE_CHUNKS`] together.
+    /// Which chunks of which files, at most [`MAX_PAGE_CHUNKS`](super::MAX_PAGE_CHUNKS) together.
     pub spans: Vec<Span>,
 }
 
