@@ -22,7 +22,9 @@ use crate::seam::Seam;
 const PROBE_EVERY: Duration = Duration::from_secs(15);
 /// How often what nothing needs is released.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
-/// How long repair waits after it failed, and at least between two runs.
+/// How often all nodes are asked about all copies, though nothing seems to be missing.
+const CHECK_EVERY: Duration = Duration::from_secs(600);
+/// How long repair waits at least between two runs.
 const REPAIR_PAUSE: Duration = Duration::from_secs(10);
 
 /// How to run a coordinator.
@@ -120,7 +122,8 @@ fn work(coordinator: &Arc<Coordinator>) -> Vec<tokio::task::JoinHandle<()>> {
         }),
         tokio::spawn(async move {
             loop {
-                repairing.repair_wanted().await;
+                // At once when something is known to be short, and now and then because nobody may have noticed.
+                drop(tokio::time::timeout(CHECK_EVERY, repairing.repair_wanted()).await);
                 match repairing.repair().await {
                     Ok(report) => tracing::info!(repaired = report.repaired, remaining = report.remaining, "repair"),
                     Err(error) => tracing::warn!(%error, "repair"),

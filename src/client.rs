@@ -61,7 +61,7 @@ fn delete<'a>(segments: &'a [&'a str]) -> Call<'a> {
     Call::new(Method::DELETE, segments, Repeat::Safe)
 }
 
-/// A POST of the data half, all of which the trait lets be repeated.
+/// A POST that may be repeated after a lost answer.
 fn post<'a>(segments: &'a [&'a str], body: &impl Serialize) -> ApiResult<Call<'a>> {
     Call::new(Method::POST, segments, Repeat::Safe).body(body)
 }
@@ -124,15 +124,18 @@ impl Api for Client {
     }
 
     async fn rename(&self, from: &RemotePath, to: &RemotePath) -> ApiResult<Entry> {
-        self.send(post(&["files", "rename"], &from_to(from, to))?).await
+        self.send(post_once(&["files", "rename"], &from_to(from, to))?).await
     }
 
     async fn copy(&self, from: &RemotePath, to: &RemotePath) -> ApiResult<Entry> {
-        self.send(post(&["files", "copy"], &from_to(from, to))?).await
+        self.send(post_once(&["files", "copy"], &from_to(from, to))?).await
     }
 
     async fn remove(&self, path: &RemotePath, recursive: bool, dry_run: bool) -> ApiResult<Removed> {
-        let call = delete(&["files"]).query("path", path).query("recursive", recursive).query("dry_run", dry_run);
+        let call = Call::new(Method::DELETE, &["files"], Repeat::Never)
+            .query("path", path)
+            .query("recursive", recursive)
+            .query("dry_run", dry_run);
         self.send(call).await
     }
 

@@ -5,6 +5,7 @@
 //! chunk of it has come through. At most `IN_FLIGHT` windows are under way while one is filled, so memory does not
 //! depend on what is put. Plans are asked for in order; the rest runs side by side.
 
+mod buffers;
 mod input;
 mod window;
 
@@ -27,6 +28,7 @@ use crate::path::RemotePath;
 use crate::seal;
 use crate::seam::Seam;
 use crate::tree::{Found, LocalFile};
+use buffers::Buffers;
 use input::{Input, Piece, Reader};
 use window::{Through, Window};
 
@@ -227,6 +229,7 @@ struct Putter<'a> {
     options: &'a PutOptions,
     each: &'a mut (dyn FnMut(PutOutcome) + Send),
     session: Arc<PutSession>,
+    buffers: Buffers,
     window: Window,
     flying: VecDeque<JoinHandle<ApiResult<Through>>>,
     /// Files whose last chunk is in the window of the same place in line.
@@ -281,6 +284,7 @@ impl<'a> Putter<'a> {
             options,
             each,
             session,
+            buffers: Buffers::default(),
             window: Window::default(),
             flying: VecDeque::new(),
             ready: VecDeque::from([Vec::new()]),
@@ -393,7 +397,8 @@ impl<'a> Putter<'a> {
     async fn send(&mut self, file: LocalFile, input: Input, expect: Expect) -> ApiResult<()> {
         let number = self.next_file;
         self.next_file += 1;
-        let mut reader = Reader::new(self.context, &self.session, self.options.public, input, file.clone());
+        let mut reader =
+            Reader::new(self.context, &self.session, self.options.public, input, file.clone(), self.buffers.clone());
         self.window.begin_file(number, reader.file_key());
         loop {
             match reader.next().await {
@@ -443,7 +448,7 @@ impl<'a> Putter<'a> {
             self.land().await?;
         }
         let full = self.window.take(&self.context.seam);
-        let planned = full.plan(self.context, &self.session).await?;
+        let planned = full.plan(self.context, &self.session, &self.buffers).await?;
         let (context, session) = (self.context.clone(), Arc::clone(&self.session));
         self.flying.push_back(tokio::spawn(async move { planned.go(&context, &session).await }));
         self.ready.push_back(Vec::new());

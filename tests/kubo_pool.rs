@@ -70,10 +70,10 @@ fn a_tree_lives_and_goes_on_three_daemons() {
     let reclaimable = node(&user, "k9")["reclaimable_bytes"].as_u64().unwrap();
     assert!(reclaimable > 1_000_000, "{reclaimable}");
     user.ok(&["get", "bn:/kept", "back"]);
+    user.ok(&["admin", "node", "test", "--all"]);
     for kubo in [&one, &two, &three] {
         ipfs(kubo, &["repo", "gc", "-q"]);
     }
-    user.ok(&["admin", "node", "test", "--all"]);
     let left = node(&user, "k9")["reclaimable_bytes"].as_u64().unwrap();
     assert!(left < 100_000, "{left}");
     user.ok(&["get", "bn:/kept", "after-gc"]);

@@ -189,21 +189,22 @@ pub fn set_draining(c: &Connection, row: i64, draining: bool) -> CatalogResult<(
 }
 
 /// Forgets a node and all its packs, unless a file or an upload under way has a chunk there with fewer copies elsewhere
-/// than it wants; gives how many such chunks there are (then nothing is changed). A node that is given up as lost is
-/// forgotten all the same.
+/// than it wants; gives how many such chunks there are (then nothing is changed). Elsewhere, only copies count that were
+/// proved from `since` on. A node that is given up as lost is forgotten all the same.
 ///
 /// # Errors
 /// [`CatalogError`].
-pub fn forget_unless_needed(c: &Connection, row: i64, lost: bool) -> CatalogResult<u64> {
+pub fn forget_unless_needed(c: &Connection, row: i64, lost: bool, since: Timestamp) -> CatalogResult<u64> {
     let needed: i64 = c.query_row(
         "SELECT count(*) FROM (
              SELECT r.chunk_id chunk, max(v.replicas) wanted FROM pack p JOIN replica r ON r.pack_id = p.id
              JOIN manifest m ON m.chunk_id = r.chunk_id JOIN version v ON v.id = m.version_id
-             WHERE p.node_id = ?1 AND p.state < 3 GROUP BY r.chunk_id) here
+             WHERE p.node_id = ?1 AND p.state < 3 AND v.expires_at IS NULL GROUP BY r.chunk_id) here
          WHERE here.wanted > (
              SELECT count(DISTINCT o.node_id) FROM replica s JOIN pack o ON o.id = s.pack_id
-             WHERE s.chunk_id = here.chunk AND s.bad_at IS NULL AND o.state = 2 AND o.node_id <> ?1)",
-        [row],
+             WHERE s.chunk_id = here.chunk AND s.bad_at IS NULL AND o.state = 2 AND o.node_id <> ?1
+               AND min(o.protected_at, o.present_at) >= ?2)",
+        params![row, micros(since)],
         |row| row.get(0),
     )?;
     if needed > 0 && !lost {

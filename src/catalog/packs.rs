@@ -243,6 +243,16 @@ pub fn set_state(c: &Connection, id: PackId, state: PackState) -> CatalogResult<
     Ok(())
 }
 
+/// Notes that a node says it has a planned pack; whether the pack is still wanted.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn stored(c: &Connection, id: PackId) -> CatalogResult<bool> {
+    let changed =
+        c.prepare_cached("UPDATE pack SET state = 1 WHERE id = ?1 AND state IN (0, 1)")?.execute([signed(id.get())])?;
+    Ok(changed == 1)
+}
+
 /// How far a proof went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
@@ -306,6 +316,15 @@ pub fn chunks(c: &Connection, id: PackId) -> CatalogResult<Vec<Held>> {
         Ok(Held { row, entry: PackEntry { chunk, bytes: unsigned(bytes) }, bad })
     })
     .collect()
+}
+
+/// Whether a pack's presence and protection were seen after a time.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn proved_since(c: &Connection, id: PackId, time: i64) -> CatalogResult<bool> {
+    Ok(c.prepare_cached("SELECT 1 FROM pack WHERE id = ?1 AND min(protected_at, present_at) > ?2")?
+        .exists(params![signed(id.get()), time])?)
 }
 
 /// Marks a replica as missing or wrong, or as good again.

@@ -101,11 +101,12 @@ impl Coordinator {
             return Ok(found.report(&view));
         }
         // Closed to new chunks first, so that none arrives while the others are moved.
+        let since = self.seam.now();
         self.set_draining(&member, Draining::Yes).await?;
         let report = self.mend(check).await?;
         let roots = self.own_packs(&member).await;
         let _alone = self.repairing.lock().await;
-        let forgotten = self.write(move |c| nodes::forget_unless_needed(c, row, lost)).await?;
+        let forgotten = self.write(move |c| nodes::forget_unless_needed(c, row, lost, since)).await?;
         if forgotten > 0 {
             self.set_draining(&member, Draining::No).await?;
             let what = format!("{forgotten} chunks on {name} could not be given all their copies on the other nodes");
@@ -269,7 +270,7 @@ impl Admin for LocalSession {
             capacity_bytes: Some(member.row.capacity_bytes),
             token: secret.own,
             client_token: secret.client,
-            gateway: Some(member.row.gateway.clone()),
+            gateway: Some(member.row.gateway.clone()).filter(|gateway| !gateway.is_empty()),
             access: member.row.access,
             gc: Some(member.row.gc),
             insecure_http: true,

@@ -10,7 +10,7 @@ use super::Coordinator;
 use super::registry::View;
 use crate::admin::{Action, Do, Finding, FindingKind, HealthReport, NodeState, Verdict};
 use crate::api::ApiResult;
-use crate::catalog::{CatalogResult, digest, time, trace, unsigned};
+use crate::catalog::{CatalogResult, digest, micros, time, trace, unsigned};
 use crate::id::{ChunkId, PackId, PackRoot};
 use crate::node::{ChunkAt, NodeError, NodeFailure};
 use crate::pack::PackEntry;
@@ -101,6 +101,8 @@ pub(super) struct Diagnosis {
     pub oldest: Option<i64>,
     /// Packs whose presence and protection were seen.
     pub seen_packs: BTreeSet<PackId>,
+    /// When the check began, in catalog form: what was proved later is not its business.
+    pub began: i64,
     /// Replicas found missing or wrong.
     pub bad: Vec<(PackId, i64)>,
     /// Chunks with fewer good copies than wanted, and how many they have.
@@ -114,9 +116,11 @@ pub(super) struct Diagnosis {
 impl Coordinator {
     /// Asks every node, and works out what is wrong and what to do.
     pub(super) async fn diagnose(&self, check: Check) -> ApiResult<(Diagnosis, View)> {
+        // Before any node is asked: a pack that arrives meanwhile may be missing from what the node lists.
+        let began = micros(self.seam.now());
         let said = self.ask_all(check).await;
         let view = self.nodes.view(self.policy.replicas);
-        let mut found = Diagnosis::default();
+        let mut found = Diagnosis { began, ..Diagnosis::default() };
         self.find_silent(&view, &said, check, &mut found).await?;
         self.find_orphans(&view, &said, &mut found).await?;
         let mut after = 0;
@@ -126,7 +130,8 @@ impl Coordinator {
             after = last.row;
             for chunk in page {
                 let wrong = self.read_replicas(&chunk, &said, check).await;
-                self.look_at(&view, &chunk, standings(&said, &chunk, &wrong, check), check, &mut found).await?;
+                let standings = standings(&said, &chunk, &wrong, (check, began));
+                self.look_at(&view, &chunk, standings, check, &mut found).await?;
             }
         }
         Ok((found, view))
@@ -270,7 +275,8 @@ impl Coordinator {
             let node = node.map(|node| view.name(node));
             found.add(Finding { kind, path: path.clone(), files, chunk: Some(chunk.entry.chunk), node });
         }
-        if good.is_empty() {
+        let leaves = |replica: &ReplicaRow| check.leaving == Some(replica.node);
+        if good.is_empty() && !standings.iter().any(|(replica, _)| leaves(replica)) {
             if waiting.is_empty() {
                 found.lost += 1;
             } else {
@@ -292,10 +298,10 @@ fn standings<'a>(
     said: &HashMap<i64, Said>,
     chunk: &'a ChunkState,
     read: &HashMap<PackId, Standing>,
-    check: Check,
+    at: (Check, i64),
 ) -> Vec<(&'a ReplicaRow, Standing)> {
     let stand = |replica: &'a ReplicaRow| {
-        let listed = stands(said, chunk, replica, check);
+        let listed = stands(said, chunk, replica, at);
         let standing = match read.get(&replica.pack) {
             _ if listed == Standing::Gone => Standing::Gone,
             None => listed,
@@ -313,9 +319,13 @@ fn holds(said: &HashMap<i64, Said>, replica: &ReplicaRow) -> bool {
 }
 
 /// How a replica stands by what its node said.
-fn stands(said: &HashMap<i64, Said>, chunk: &ChunkState, replica: &ReplicaRow, check: Check) -> Standing {
+fn stands(said: &HashMap<i64, Said>, chunk: &ChunkState, replica: &ReplicaRow, at: (Check, i64)) -> Standing {
+    let (check, began) = at;
     if check.leaving == Some(replica.node) {
         return Standing::Gone;
+    }
+    if !replica.bad && replica.proved.is_some_and(|proved| proved > began) {
+        return Standing::Good;
     }
     match said.get(&replica.node) {
         Some(Said::Silent { lost: false }) => Standing::Waiting,
@@ -395,6 +405,8 @@ fn plan_copies(
     }
     let picks = view.topology.choose(&chunk.entry.chunk, &excluded);
     targets.extend(picks.into_iter().map(|at| (at, None)));
+    // A node whose block cache is live takes what it lost or spoilt without writing it: others come first.
+    targets.sort_by_key(|(at, instead)| instead.is_some() && view.members[*at].row.cache_live);
     for (at, instead) in targets.into_iter().take(short) {
         let act = if instead.is_some() { Do::Replace } else { Do::Copy };
         let to = view.members[at].row.row;

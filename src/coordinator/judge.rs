@@ -14,7 +14,7 @@ use crate::catalog::packs::{self, Held, PackRow, PackState, Proof};
 use crate::grant::{Grant, PublicKey, Verb};
 use crate::id::{PackId, PackRoot};
 use crate::node::{ChunkAt, GrantToken, NodeError, NodeFailure, Receipt};
-use crate::pack::PackHeader;
+use crate::pack::{MAX_BYTES, PackHeader};
 
 /// Packs proved at once.
 const PROOFS: usize = 8;
@@ -30,6 +30,9 @@ pub(super) enum Depth {
     Whole,
 }
 
+/// How long the proof of one pack may take while a put waits: less than a call to the coordinator, so that what other
+/// nodes proved is not lost with it.
+const PROVE: Duration = Duration::from_secs(20);
 /// How long a node in which a put lost confidence has to answer, while the put waits to go elsewhere.
 const DOUBT: Duration = Duration::from_secs(5);
 
@@ -108,15 +111,18 @@ impl Coordinator {
         match outcome {
             PackOutcome::Failed { message, full, .. } => {
                 lease.avoid(node);
-                if full {
+                // What a client says of a node is a hint: the node itself is asked.
+                doubt(&member).await;
+                if full && member.seen(self.policy.grace).free_bytes.is_some_and(|free| free < 2 * MAX_BYTES) {
                     member.is_full();
-                } else {
-                    doubt(&member).await;
                 }
                 failed(message.chars().take(300).collect())
             }
             PackOutcome::Sent { receipt, .. } => {
-                match self.prove_new(&member, &pack, &held, &receipt, Depth::OfNode).await {
+                let proof = self.prove_new(&member, &pack, &held, &receipt, Depth::OfNode);
+                let late = NodeFailure::Timeout { seconds: PROVE.as_secs(), doing: "proving a pack" };
+                let proof = tokio::time::timeout(PROVE, proof).await;
+                match proof.unwrap_or_else(|_| Err(late.at(&member.row.name))) {
                     Ok(proof) => Ok(Judged::Proved(id, proof)),
                     Err(error) => {
                         lease.avoid(node);
@@ -146,9 +152,11 @@ impl Coordinator {
         }
         if pack.state == PackState::Planned {
             let id = pack.id;
-            self.write(move |c| packs::set_state(c, id, PackState::Stored))
-                .await
-                .map_err(|error| NodeFailure::Answer(error.message).at(&member.row.name))?;
+            let refuse = |why: String| NodeFailure::Answer(why).at(&member.row.name);
+            let wanted = self.write(move |c| packs::stored(c, id)).await.map_err(|error| refuse(error.message))?;
+            if !wanted {
+                return Err(refuse("its pack is no longer wanted".to_owned()));
+            }
         }
         if !member.node.holds_pack(pack.root).await? {
             member.node.protect_pack(pack.root, pack.bytes).await?;
@@ -191,8 +199,9 @@ impl Coordinator {
         if !right {
             return Err(refuse("its receipt is for something else"));
         }
-        if (said.synced - self.seam.now().as_second()).abs() > SKEW_SECONDS {
-            return Err(refuse("its clock is more than five minutes off"));
+        // It may be older than that: a put reports packs together, and a slow node has all the time that it needs.
+        if said.synced - self.seam.now().as_second() > SKEW_SECONDS {
+            return Err(refuse("its clock is more than five minutes ahead"));
         }
         Ok(())
     }

@@ -44,10 +44,14 @@ pub trait Relay: Send + Sync {
 }
 
 impl Coordinator {
-    /// How clients reach a node: as its owner said; else directly, but Kubo only while the pool has one user.
+    /// How clients reach a node: as its owner said; else directly, but Kubo only while the pool has one user. With
+    /// several users, none gets the coordinator's own credential: without one for clients, a Kubo is relayed.
     pub(super) fn access(&self, node: &NodeRow) -> Access {
         let several = self.users.load(Ordering::Relaxed) > 1;
+        let own = self.keys.node(&node.id);
+        let only_own = own.own.is_some() && own.client.is_none();
         match (node.access, node.kind) {
+            (Some(_), NodeKind::Kubo) if several && only_own => Access::Relay,
             (Some(access), _) => access,
             (None, NodeKind::Kubo) if several => Access::Relay,
             (None, _) => Access::Direct,
@@ -170,10 +174,14 @@ mod tests {
             ("kubo", NodeKind::Kubo, far, None),
             ("always", NodeKind::Kubo, far, Some(Access::Relay)),
             ("never", NodeKind::Kubo, far, Some(Access::Direct)),
+            ("own", NodeKind::Kubo, far, Some(Access::Direct)),
             ("builtin", NodeKind::Builtin, far, None),
             ("local", NodeKind::Kubo, "http://127.0.0.1:5001", None),
         ] {
-            coordinator.register(row(name, kind, url, access), own.clone()).await.unwrap();
+            // A Kubo with a credential for clients stays direct, one with the coordinator's own alone does not.
+            let client = (name == "never").then(|| GrantToken::new("bearer:client".to_owned()));
+            let secret = NodeSecret { client, ..own.clone() };
+            coordinator.register(row(name, kind, url, access), secret).await.unwrap();
         }
         let relayed = |coordinator: &Coordinator, machine: &str| -> Vec<String> {
             let mut names = Vec::new();
@@ -194,9 +202,9 @@ mod tests {
         assert_eq!(relayed(&coordinator, "here"), ["always"]);
         assert_eq!(relayed(&coordinator, "elsewhere"), ["always", "local"]);
         coordinator.create_user("two", Role::User).await.unwrap();
-        assert_eq!(relayed(&coordinator, "here"), ["always", "kubo", "local"]);
+        assert_eq!(relayed(&coordinator, "here"), ["always", "kubo", "local", "own"]);
         let again = start().await.unwrap();
-        assert_eq!(relayed(&again, "here"), ["always", "kubo", "local"]);
+        assert_eq!(relayed(&again, "here"), ["always", "kubo", "local", "own"]);
         let upstream = again.upstream(&"kubo".parse().unwrap()).unwrap();
         assert_eq!((upstream.kind, upstream.authorization), (NodeKind::Kubo, own.own));
         assert!(again.upstream(&"gone".parse().unwrap()).is_none());

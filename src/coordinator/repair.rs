@@ -62,9 +62,13 @@ impl Coordinator {
     /// Writes down what a check saw: proofs of presence, bad replicas, and copies of each file.
     async fn keep(&self, found: &Diagnosis) -> ApiResult<()> {
         let now = self.seam.now();
-        let (bad, mended) = (found.bad.clone(), found.mended.clone());
+        let (bad, mended, began) = (found.bad.clone(), found.mended.clone(), found.began);
         self.write(move |c| {
-            bad.iter().try_for_each(|(pack, chunk)| packs::mark(c, *pack, *chunk, Some(now)))?;
+            for (pack, chunk) in &bad {
+                if !packs::proved_since(c, *pack, began)? {
+                    packs::mark(c, *pack, *chunk, Some(now))?;
+                }
+            }
             mended.iter().try_for_each(|(pack, chunk)| packs::mark(c, *pack, *chunk, None))
         })
         .await?;

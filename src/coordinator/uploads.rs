@@ -201,7 +201,7 @@ impl Coordinator {
     async fn prove_pack(&self, id: PackId) -> Option<()> {
         let (pack, held) = self.read(move |c| Ok((packs::get(c, id)?, packs::chunks(c, id)?))).await.ok()?;
         let pack = pack?;
-        let member = self.nodes.get(pack.node)?;
+        let member = self.nodes.get(pack.node).filter(|member| member.seen(self.policy.grace).answers)?;
         let good: Vec<_> = held.iter().filter(|held| !held.bad).collect();
         let sample = good.get(usize::try_from(self.seam.below(good.len() as u64)).ok()?)?;
         if !self.node_answer(&member, member.node.holds_pack(pack.root).await)? {

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::task::JoinHandle;
 
+use super::buffers::Buffers;
 use super::window::Stored;
 use super::{Context, wrap_file_key};
 use crate::api::{ApiError, ApiResult, Blob, ChunkDesc, Code, Part, PutSession};
@@ -98,6 +99,7 @@ pub(super) struct Reader {
     root: Option<String>,
     size: u64,
     chunks: u64,
+    buffers: Buffers,
 }
 
 impl Reader {
@@ -107,9 +109,11 @@ impl Reader {
         public: bool,
         input: Input,
         file: LocalFile,
+        buffers: Buffers,
     ) -> Self {
         let look = if let Input::File(_, look) = &input { Some(*look) } else { None };
         Self {
+            buffers,
             context: context.clone(),
             session: Arc::clone(session),
             file,
@@ -194,7 +198,7 @@ impl Reader {
         let plain = match self.input.take() {
             None => None,
             Some(Input::Stream(mut stream)) => {
-                let mut plain = BytesMut::with_capacity(size + 16);
+                let mut plain = self.buffers.take(size + 16);
                 fill(&mut stream, &mut plain, size).await.map_err(|error| cannot_read(&self.file.source, &error))?;
                 let more = plain.len() == size;
                 if more {
@@ -206,8 +210,8 @@ impl Reader {
             Some(Input::File(file, look)) => {
                 let left = look.size.saturating_sub(self.size).saturating_add(1);
                 let room = usize::try_from(left).map_or(size, |left| left.min(size));
+                let mut plain = self.buffers.take(room + 16);
                 let read = move || -> std::io::Result<_> {
-                    let mut plain = BytesMut::with_capacity(room + 16);
                     plain.resize(room, 0);
                     let got = fill_now(&file, &mut plain)?;
                     plain.truncate(got);

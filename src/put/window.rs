@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 
 use super::Context;
+use super::buffers::Buffers;
 use crate::api::{
     ApiError, ApiResult, Append, Blob, ChunkDesc, ChunksPlanned, Code, MAX_FILES, MAX_PLAN_CHUNKS, NodeAddress,
     PackOutcome, PackPlan, PacksSent, Part, PlanChunks, PutSession,
@@ -139,15 +140,22 @@ pub(super) struct Full {
 
 impl Full {
     /// Asks the coordinator where its chunks go, and lets go of the bytes that are there already.
-    pub(super) async fn plan(mut self, context: &Context, session: &PutSession) -> ApiResult<Planned> {
+    pub(super) async fn plan(
+        mut self,
+        context: &Context,
+        session: &PutSession,
+        buffers: &Buffers,
+    ) -> ApiResult<Planned> {
         let plan = context.api.plan_chunks(session.upload, &self.request).await?;
         let wanted: HashSet<ChunkId> =
             plan.packs.iter().flat_map(|pack| pack.entries.iter().map(|entry| entry.chunk)).collect();
         let descs = self.request.files.iter().flat_map(|file| &file.chunks);
         let here = descs.filter(|desc| !wanted.contains(&desc.chunk)).map(|desc| desc.length).sum();
         context.watch.event(Event::Here(here));
-        self.chunks.retain(|chunk, _| wanted.contains(chunk));
-        Ok(Planned { plan, chunks: self.chunks, plain_bytes: self.plain_bytes })
+        let (chunks, rest): (HashMap<_, _>, HashMap<_, _>) =
+            std::mem::take(&mut self.chunks).into_iter().partition(|(chunk, _)| wanted.contains(chunk));
+        rest.into_values().for_each(|bytes| buffers.give(bytes));
+        Ok(Planned { plan, chunks, plain_bytes: self.plain_bytes, buffers: buffers.clone() })
     }
 }
 
@@ -156,6 +164,7 @@ pub(super) struct Planned {
     plan: ChunksPlanned,
     chunks: HashMap<ChunkId, Bytes>,
     plain_bytes: u64,
+    buffers: Buffers,
 }
 
 /// A window that came through.
@@ -188,6 +197,7 @@ impl Planned {
             let packs = outcomes.into_iter().map(|(_, _, outcome)| outcome).collect();
             plan = context.api.packs_sent(session.upload, &PacksSent { packs }).await?;
         }
+        self.chunks.into_values().for_each(|bytes| self.buffers.give(bytes));
         context.watch.event(Event::Verified(self.plain_bytes));
         Ok(through)
     }

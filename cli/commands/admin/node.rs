@@ -279,9 +279,10 @@ async fn test(ctx: &Ctx, session: &Arc<dyn Session>, args: &TestArgs) -> Outcome
             Err(error) => return Err(error.into()),
         };
         checks(ctx, name, &report)?;
-        match report.node {
-            Some(_) => tally.good(),
-            None => tally.bad(Exit::Problems),
+        if report.checks.iter().any(|check| check.result == CheckResult::Failed) {
+            tally.bad(Exit::Problems);
+        } else {
+            tally.good();
         }
     }
     let (nodes, failed) = (names.len() as u64, tally.failed());
