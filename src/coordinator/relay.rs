@@ -48,10 +48,12 @@ impl Coordinator {
     /// several users, none gets the coordinator's own credential: without one for clients, a Kubo is relayed.
     pub(super) fn access(&self, node: &NodeRow) -> Access {
         let several = self.users.load(Ordering::Relaxed) > 1;
-        let own = self.keys.node(&node.id);
-        let only_own = own.own.is_some() && own.client.is_none();
+        let only_own = || {
+            let secret = self.keys.node(&node.id);
+            secret.own.is_some() && secret.client.is_none()
+        };
         match (node.access, node.kind) {
-            (Some(_), NodeKind::Kubo) if several && only_own => Access::Relay,
+            (Some(_), NodeKind::Kubo) if several && only_own() => Access::Relay,
             (Some(access), _) => access,
             (None, NodeKind::Kubo) if several => Access::Relay,
             (None, _) => Access::Direct,
