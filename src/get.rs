@@ -225,7 +225,7 @@ async fn fetch_file(
     if size != file.entry.size || file.entry.sha256.is_none_or(|whole| whole.0 != hash.finish()) {
         return Err(not_whole(&file.entry));
     }
-    temporary.close();
+    temporary.close(fetcher.seam()).await?;
     Ok(temporary)
 }
 

@@ -66,6 +66,7 @@ pub mod client;
 pub mod config;
 pub mod coordinator;
 pub mod dial;
+mod file_writer;
 pub mod get;
 pub mod grant;
 pub mod id;
@@ -82,7 +83,6 @@ pub mod seam;
 pub mod size;
 pub mod tree;
 pub mod unixfs;
-mod writeback;
 
 #[cfg(feature = "daemon")]
 #[path = "../daemon/mod.rs"]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -10,9 +10,9 @@ use bytes::Bytes;
 use super::Wanted;
 use crate::api::{ApiError, ApiResult, Code};
 use crate::chunk::FileHash;
+use crate::file_writer::FileWriter;
 use crate::put::{Context, Overwrite};
 use crate::seam::Seam;
-use crate::writeback::WriteBehind;
 
 /// The SHA-256 of a local file, read in bounded pieces off the async threads.
 pub(crate) async fn hash_local(seam: &Seam, path: &Path) -> std::io::Result<[u8; 32]> {
@@ -87,9 +87,7 @@ fn cannot(path: &Path, what: &str, error: &std::io::Error) -> ApiError {
 /// A file that is being written beside its destination; removed unless it is put in place.
 pub(super) struct Temporary {
     path: PathBuf,
-    file: Option<File>,
-    length: u64,
-    behind: WriteBehind,
+    file: Option<FileWriter>,
     placed: bool,
 }
 
@@ -112,7 +110,7 @@ impl Temporary {
         let made = path.clone();
         let create = move || File::options().write(true).create_new(true).open(made);
         let file = seam.offload(create).await.map_err(|error| cannot(&path, "make", &error))?;
-        Ok(Self { path, file: Some(file), length: 0, behind: WriteBehind::default(), placed: false })
+        Ok(Self { path, file: Some(FileWriter::new(file)), placed: false })
     }
 
     /// Appends bytes.
@@ -120,26 +118,17 @@ impl Temporary {
         let Some(mut file) = self.file.take() else {
             return Err(ApiError::new(Code::Internal, "an earlier write failed"));
         };
-        self.length += bytes.len() as u64;
-        let (length, mut behind) = (self.length, std::mem::take(&mut self.behind));
-        let write = move || {
-            file.write_all(&bytes)?;
-            behind.reached(&file, length);
-            Ok((file, behind))
-        };
-        let written: std::io::Result<_> = seam.offload(write).await;
-        let (file, behind) = written.map_err(|error| cannot(&self.path, "write", &error))?;
-        self.behind = behind;
+        let write = move || file.write(&bytes).map(|()| file);
+        let file = seam.offload(write).await.map_err(|error| cannot(&self.path, "write", &error))?;
         self.file = Some(file);
         Ok(())
     }
 
     /// Ends writing. A group holds many files, more than may be open at once, so each is opened again to be synced.
     /// The system begins at once to write what will be synced then.
-    pub(super) fn close(&mut self) {
-        if let Some(file) = self.file.take() {
-            self.behind.all(&file, self.length);
-        }
+    pub(super) async fn close(&mut self, seam: &Seam) -> ApiResult<()> {
+        let Some(mut file) = self.file.take() else { return Ok(()) };
+        seam.offload(move || file.flush()).await.map_err(|error| cannot(&self.path, "write", &error))
     }
 
     fn sync(&mut self, wanted: &Wanted) -> std::io::Result<()> {

@@ -37,11 +37,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
 
 /// An open file.
 pub trait DiskFile: Send + Sync + fmt::Debug {
-    /// Appends all of these bytes.
+    /// Appends all of these bytes. They can be read, and count in the length, after [`Self::sync`].
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
 
     /// Makes content and length durable.
-    fn sync(&self) -> io::Result<()>;
+    fn sync(&mut self) -> io::Result<()>;
 
     /// Fills the buffer from this offset; [`io::ErrorKind::UnexpectedEof`] when the file ends before.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;

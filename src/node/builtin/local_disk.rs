@@ -1,12 +1,12 @@
 //! The [`Disk`] of a real node: a directory of the local file system, locked against a second process.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::disk::{Disk, DiskEntry, DiskFile, Space};
-use crate::writeback::WriteBehind;
+use crate::file_writer::FileWriter;
 
 /// A local directory. One process at a time has it open: the lock lives as long as this value.
 #[derive(Debug)]
@@ -45,12 +45,12 @@ impl Disk for LocalDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let path = self.root.join(path);
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-        Ok(Box::new(LocalFile { file, written: 0, behind: WriteBehind::default() }))
+        Ok(Box::new(LocalFile(FileWriter::new(file))))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let file = File::open(self.root.join(path))?;
-        Ok(Box::new(LocalFile { file, written: 0, behind: WriteBehind::default() }))
+        Ok(Box::new(LocalFile(FileWriter::new(file))))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -83,33 +83,27 @@ impl Disk for LocalDisk {
 }
 
 #[derive(Debug)]
-struct LocalFile {
-    file: File,
-    written: u64,
-    behind: WriteBehind,
-}
+struct LocalFile(FileWriter);
 
 impl DiskFile for LocalFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)?;
-        self.written += bytes.len() as u64;
-        self.behind.reached(&self.file, self.written);
-        Ok(())
+        self.0.write(bytes)
     }
 
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.flush()?;
+        self.0.file().sync_data()
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_exact_at(buffer, offset)
+        self.0.file().read_exact_at(buffer, offset)
     }
 
     fn size_bytes(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        Ok(self.0.file().metadata()?.len())
     }
 
     fn is_private(&self) -> io::Result<bool> {
-        Ok(self.file.metadata()?.mode() & 0o077 == 0)
+        Ok(self.0.file().metadata()?.mode() & 0o077 == 0)
     }
 }

@@ -190,7 +190,7 @@ impl DiskFile for MemoryFile {
         Ok(())
     }
 
-    fn sync(&self) -> io::Result<()> {
+    fn sync(&mut self) -> io::Result<()> {
         drop(self.disk.change()?);
         let mut content = lock(&self.content);
         content.synced = content.bytes.clone();

@@ -255,7 +255,7 @@ impl Store {
         Ok(())
     }
 
-    pub(super) fn sync_file(&self, file: &dyn DiskFile) -> Result<(), StoreError> {
+    pub(super) fn sync_file(&self, file: &mut dyn DiskFile) -> Result<(), StoreError> {
         self.syncs.fetch_add(1, Ordering::Relaxed);
         file.sync().map_err(StoreError::io("syncing a pack"))
     }

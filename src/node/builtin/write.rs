@@ -14,9 +14,6 @@ use crate::pack::PackHeader;
 pub use crate::pack_reader::Scope;
 use crate::pack_reader::{Arrived, PackReadError, PackReader, Part};
 
-/// Small blocks are gathered to writes of this size.
-const WRITE_BYTES: usize = 256 << 10;
-
 /// What became of the bytes that arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Written {
@@ -131,8 +128,7 @@ impl Store {
     /// Proves a held pack, and that it is durable whatever happened when it was written.
     fn make_sure(&self, root: PackRoot) -> Result<(), StoreError> {
         self.verify(root)?;
-        let file = self.open_pack(root)?;
-        self.sync_file(&*file)?;
+        self.sync_file(&mut *self.open_pack(root)?)?;
         self.sync_dir(&pack_dir(root.digest()[0]))
     }
 }
@@ -255,7 +251,6 @@ struct NewFile {
     store: Arc<Store>,
     file: Option<Box<dyn DiskFile>>,
     temp: PathBuf,
-    buffer: Vec<u8>,
     reserved_bytes: u64,
 }
 
@@ -264,8 +259,7 @@ impl NewFile {
     fn create(store: &Arc<Store>, header: &PackHeader, reserve_bytes: u64) -> Result<Self, StoreError> {
         store.reserve_room(reserve_bytes)?;
         let temp = store.next_temp();
-        let mut new =
-            Self { store: Arc::clone(store), file: None, temp, buffer: Vec::new(), reserved_bytes: reserve_bytes };
+        let mut new = Self { store: Arc::clone(store), file: None, temp, reserved_bytes: reserve_bytes };
         new.file = Some(store.disk.create(&new.temp).map_err(StoreError::io("making a file for a pack"))?);
         let block = header.root_block();
         let root = PackRoot::of(&block);
@@ -281,30 +275,13 @@ impl NewFile {
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        if self.buffer.len() + bytes.len() > WRITE_BYTES {
-            self.flush()?;
-        }
-        if bytes.len() >= WRITE_BYTES {
-            return self.write(bytes);
-        }
-        self.buffer.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), StoreError> {
-        let buffer = std::mem::take(&mut self.buffer);
-        self.write(&buffer)
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let file = self.file.as_mut().expect("the file is open until it is finished");
-        if bytes.is_empty() { Ok(()) } else { file.write(bytes).map_err(StoreError::io("writing a pack")) }
+        file.write(bytes).map_err(StoreError::io("writing a pack"))
     }
 
     fn finish(mut self, root: PackRoot, bytes: u64) -> Result<(), StoreError> {
-        self.flush()?;
-        let file = self.file.take().expect("the file is open until it is finished");
-        if let Err(error) = self.put_in_place(&*file, root, bytes) {
+        let mut file = self.file.take().expect("the file is open until it is finished");
+        if let Err(error) = self.put_in_place(&mut *file, root, bytes) {
             self.file = Some(file);
             return Err(error);
         }
@@ -312,12 +289,12 @@ impl NewFile {
         Ok(())
     }
 
-    fn put_in_place(&mut self, file: &dyn DiskFile, root: PackRoot, bytes: u64) -> Result<(), StoreError> {
+    fn put_in_place(&mut self, file: &mut dyn DiskFile, root: PackRoot, bytes: u64) -> Result<(), StoreError> {
+        self.store.sync_file(file)?;
         let size = file.size_bytes().map_err(StoreError::io("measuring a pack"))?;
         if size != bytes {
             return Err(StoreError::Refused("the file has another length than the pack"));
         }
-        self.store.sync_file(file)?;
         let place = pack_path(&root);
         self.store.disk.rename(&self.temp, &place).map_err(StoreError::io("naming a pack"))?;
         // From here on a removal of what is unfinished means this name; a file that was there before was damaged.
