@@ -72,7 +72,8 @@ impl Seam {
     /// When the operating system gives no randomness, since nothing may go on without.
     pub fn fill(&self, buffer: &mut [u8]) {
         match &self.source {
-            Source::Real => aws_lc_rs::rand::fill(buffer).expect("the operating system gives randomness"),
+            // Straight from the system: a generator that gathers entropy of its own costs every command 25 ms.
+            Source::Real => getrandom::fill(buffer).expect("the operating system gives randomness"),
             Source::Simulated { state, .. } => {
                 let mut state = state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 for piece in buffer.chunks_mut(8) {
