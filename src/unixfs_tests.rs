@@ -1,8 +1,4 @@
-//! Tests of UnixFS: published vectors (Kubo's own, IPIP-0499), and a live comparison where `ipfs` is present.
-
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+//! Tests of UnixFS against published vectors (Kubo's own, IPIP-0499). `tests/kubo_unixfs.rs` compares with a live `ipfs`.
 
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use chacha20::ChaCha20;
@@ -36,19 +32,6 @@ fn generated(seed: &str, size: u64, width: usize) -> (Vec<Node>, Root) {
     nodes.extend(rest);
     assert_eq!(root.size, size);
     (nodes, root)
-}
-
-/// The root of a file of zeros.
-fn zeros(size: u64) -> Root {
-    let leaf = |length: u64| ChunkId::of(&vec![0; usize::try_from(length).unwrap()]);
-    let (mut dag, whole) = (FileDag::new(WIDTH), leaf(MIB));
-    for _ in 0..size / MIB {
-        dag.leaf(&whole, MIB);
-    }
-    if !size.is_multiple_of(MIB) {
-        dag.leaf(&leaf(size % MIB), size % MIB);
-    }
-    dag.finish().1
 }
 
 #[test]
@@ -123,45 +106,4 @@ fn a_root_of_1024_full_chunks_has_the_known_length() {
     let (rest, root) = dag.finish();
     assert!(rest.is_empty());
     assert_eq!(root.cid, made[0].cid);
-}
-
-/// The `ipfs` to test with: `BYTENODE_TEST_IPFS`, or the one on PATH.
-fn ipfs() -> Option<PathBuf> {
-    let named = std::env::var_os("BYTENODE_TEST_IPFS").map(PathBuf::from);
-    let works = |ipfs: &PathBuf| Command::new(ipfs).arg("version").output().is_ok_and(|out| out.status.success());
-    named.into_iter().chain([PathBuf::from("ipfs")]).find(works)
-}
-
-fn run(ipfs: &Path, repo: &Path, arguments: &[&str]) -> String {
-    let out = Command::new(ipfs).env("IPFS_PATH", repo).args(arguments).output().unwrap();
-    assert!(out.status.success(), "ipfs {arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8(out.stdout).unwrap().trim().to_owned()
-}
-
-#[test]
-#[expect(clippy::print_stderr, reason = "a skipped test says so")]
-fn roots_are_those_of_ipfs_add() {
-    let Some(ipfs) = ipfs() else {
-        eprintln!("skipped: comparing UnixFS roots with `ipfs add` needs ipfs on PATH or BYTENODE_TEST_IPFS");
-        return;
-    };
-    let dir = tempfile::tempdir().unwrap();
-    let repo = dir.path().join("repo");
-    run(&ipfs, &repo, &["init", "--profile=test"]);
-    run(&ipfs, &repo, &["config", "profile", "apply", "unixfs-v1-2025"]);
-    let file = dir.path().join("file");
-    let name = file.to_str().unwrap();
-    let add = |profile: &[&str]| run(&ipfs, &repo, &[&["add", "--only-hash", "--quieter"], profile, &[name]].concat());
-    for size in [0, 1, MIB - 1, MIB, MIB + 1, 2 * MIB, 1024 * MIB, 1025 * MIB] {
-        std::fs::File::create(&file).unwrap().set_len(size).unwrap();
-        assert_eq!(zeros(size).cid.to_string(), add(&[]), "{size} zeros");
-    }
-    // Chunks that differ, and more than two levels.
-    let bytes: Vec<u8> = (0..300_000u32).flat_map(|at| at.to_be_bytes()).collect();
-    std::fs::File::create(&file).unwrap().write_all(&bytes).unwrap();
-    let mut dag = FileDag::new(7);
-    for chunk in bytes.chunks(1000) {
-        dag.leaf(&ChunkId::of(chunk), chunk.len() as u64);
-    }
-    assert_eq!(dag.finish().1.cid.to_string(), add(&["--chunker=size-1000", "--max-file-links=7"]));
 }

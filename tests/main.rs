@@ -13,6 +13,7 @@ mod exits;
 mod json;
 #[cfg(unix)]
 mod kubo_pool;
+mod kubo_unixfs;
 #[cfg(unix)]
 mod lifecycle;
 #[cfg(target_os = "linux")]

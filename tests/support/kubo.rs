@@ -4,9 +4,10 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Once;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -25,22 +26,27 @@ pub struct Kubo {
     pub gateway: String,
 }
 
-/// The executable: `BYTENODE_TEST_IPFS`, else `ipfs` on PATH.
-fn binary() -> Option<PathBuf> {
-    if let Some(path) = env::var_os("BYTENODE_TEST_IPFS") {
-        return Some(path.into());
+/// What is said, once in a run of the tests, where there is no Kubo.
+pub const SKIPPED: &str = "skipped for want of ipfs (none on PATH, no BYTENODE_TEST_IPFS): all tests with a real Kubo, \
+                           which are conformance, registration, pools, gateways, tokens and the roots of `ipfs add`";
+
+/// The executable: `BYTENODE_TEST_IPFS`, else `ipfs` on PATH. Nothing, and [`SKIPPED`] said by the first who asks, where
+/// there is none: a test that gets nothing here has nothing to do.
+pub fn binary() -> Option<PathBuf> {
+    static SAID: Once = Once::new();
+    let on_path = || env::split_paths(&env::var_os("PATH")?).map(|dir| dir.join("ipfs")).find(|path| path.is_file());
+    let found = env::var_os("BYTENODE_TEST_IPFS").map(PathBuf::from).or_else(on_path);
+    if found.is_none() {
+        // Not `eprintln!`, whose output a test that passes keeps to itself. The line before may be unfinished.
+        SAID.call_once(|| std::io::stderr().write_all(format!("\n{SKIPPED}\n").as_bytes()).unwrap());
     }
-    env::split_paths(&env::var_os("PATH")?).map(|dir| dir.join("ipfs")).find(|path| path.is_file())
+    found
 }
 
 impl Kubo {
-    /// Starts a daemon as ByteNode wants it, with `config` (dotted keys) on top. Nothing, and one line said, where there
-    /// is no Kubo to start.
+    /// Starts a daemon as ByteNode wants it, with `config` (dotted keys) on top. Nothing where there is no [`binary`].
     pub fn start(config: &[(&str, Value)]) -> Option<Self> {
-        let Some(binary) = binary() else {
-            eprintln!("skipped for want of ipfs: none on PATH and no BYTENODE_TEST_IPFS");
-            return None;
-        };
+        let binary = binary()?;
         let dir = tempfile::tempdir().unwrap();
         let command = || {
             let mut command = Command::new(&binary);
