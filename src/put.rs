@@ -170,7 +170,8 @@ pub async fn put(
     putter.finish().await
 }
 
-/// Stores a stream of unknown length as one file.
+/// Stores a stream of unknown length as one file. The end of the stream is the end of the file: a writer that dies is not
+/// told from one that is done. Where a file with this content is already, it is left and counted unchanged.
 ///
 /// # Errors
 /// As [`put`], and what fails for the file.
@@ -187,7 +188,13 @@ pub async fn put_stream(
     let expect = match (&found, options.overwrite) {
         (None, _) => Expect::Absent,
         (Some(entry), _) if entry.kind == Kind::Dir => return Err(is_directory(to)),
-        (Some(_), Overwrite::Never) => return Err(exists(to)),
+        (Some(entry), Overwrite::Never) => {
+            if !input::is_same(input, entry).await? {
+                return Err(exists(to));
+            }
+            putter.unchanged("-".into(), to.clone(), entry.size);
+            return putter.finish().await;
+        }
         (Some(entry), _) => entry.version.map_or(Expect::Absent, Expect::Version),
     };
     let file = LocalFile { source: "-".into(), to: to.clone(), size: 0, modified, executable: false };

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::buffers::Buffers;
 use super::window::Stored;
 use super::{Context, wrap_file_key};
-use crate::api::{ApiError, ApiResult, Blob, ChunkDesc, Code, Part, PutSession};
+use crate::api::{ApiError, ApiResult, Blob, ChunkDesc, Code, Entry, Part, PutSession};
 use crate::chunk::FileHash;
 use crate::id::ChunkId;
 use crate::monitor::Event;
@@ -66,6 +66,22 @@ pub(super) fn cannot_read(path: &Path, error: &std::io::Error) -> ApiError {
 /// The SHA-256 of a local file.
 pub(super) async fn hash_file(context: &Context, path: &Path) -> ApiResult<[u8; 32]> {
     crate::get::hash_local(&context.seam, path).await.map_err(|error| cannot_read(path, &error))
+}
+
+/// Whether a stream has the content of a file that is stored. Reads no further than shows it.
+pub(super) async fn is_same(mut stream: Box<dyn AsyncRead + Send + Unpin>, entry: &Entry) -> ApiResult<bool> {
+    let (mut hash, mut left) = (FileHash::new(), entry.size);
+    let mut buffer = BytesMut::with_capacity(256 << 10);
+    loop {
+        buffer.clear();
+        let got = stream.read_buf(&mut buffer).await.map_err(|error| cannot_read(Path::new("-"), &error))?;
+        if got == 0 {
+            return Ok(left == 0 && entry.sha256.is_some_and(|there| there.0 == hash.finish()));
+        }
+        let Some(rest) = left.checked_sub(got as u64) else { return Ok(false) };
+        left = rest;
+        hash.update(&buffer);
+    }
 }
 
 /// What a reader gives.

@@ -97,6 +97,8 @@ async fn a_stream_of_unknown_length_becomes_a_file() {
         let put = pool.admin.put_stream(&to, content.clone(), &PutOptions::default()).await.unwrap();
         assert_eq!(put.entry().size, length as u64);
         assert_eq!(pool.admin.get(&to).await, content);
+        let again = pool.admin.put_stream(&to, content, &PutOptions::default()).await.unwrap();
+        assert!(again.is_unchanged() && again.summary.sent_bytes == 0, "the same words again succeed");
     }
     let again = pool.admin.put_stream("bn:/s1", vec![1], &PutOptions::default()).await;
     assert_eq!(again.unwrap_err().code, Code::Exists);
