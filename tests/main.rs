@@ -30,5 +30,7 @@ mod pool;
 mod readme;
 #[cfg(unix)]
 mod relay;
+#[cfg(unix)]
+mod streams;
 mod support;
 mod tidy;

@@ -1,0 +1,110 @@
+//! Streams through real processes and pipes: of unknown length, cut off, unreadable, and with holes.
+
+use std::fs::File;
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
+
+use crate::support::cluster::{Cluster, Guarded, Ran, bytes, wait_for};
+
+/// Starts a command with both ends of it in our hands.
+fn piped(user: &Cluster, arguments: &[&str], input: impl Into<Stdio>) -> Child {
+    let mut command = user.command(arguments);
+    command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Feeds a command from a pipe, in pieces of a size that divides nothing.
+fn fed(user: &Cluster, arguments: &[&str], content: &[u8]) -> Ran {
+    let mut child = piped(user, arguments, Stdio::piped());
+    let mut input = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || content.chunks(70_001).try_for_each(|piece| input.write_all(piece)));
+        Ran::of(child.wait_with_output().unwrap())
+    })
+}
+
+/// A window is 16 MiB: this takes several, and ends within a chunk.
+#[test]
+fn what_goes_in_through_a_pipe_comes_out_through_one() {
+    let user = Cluster::up(3);
+    let content = bytes(1, (100 << 20) + 12_345);
+    let put = fed(&user, &["--json", "put", "-", "bn:/dir/x", "--replicas", "2"], &content);
+    assert_eq!(put.code, 0, "{}", put.stderr);
+    let lines = put.lines();
+    assert_eq!((&lines[0]["size"], &lines[0]["source"]), (&content.len().into(), &"-".into()));
+    for arguments in [&["get", "bn:/dir/x", "-"][..], &["cat", "bn:/dir/x"]] {
+        let out = user.ok(arguments);
+        assert!(out.stdout == content, "{arguments:?} gave {} other bytes", out.stdout.len());
+    }
+    for (offset, length) in [(0, 1), ((32 << 20) - 1, 2), ((64 << 20) + 7, 40 << 20), (content.len(), 1)] {
+        let (from, to) = (offset, (offset + length).min(content.len()));
+        let arguments = ["cat", "bn:/dir/x", "--offset", &offset.to_string(), "--length", &length.to_string()];
+        assert!(user.ok(&arguments).stdout == content[from..to], "{arguments:?}");
+    }
+    // What was cut out is what a file of it would be.
+    assert_eq!(user.summary(&["check", user.file("x", &content).to_str().unwrap(), "bn:/dir/x"])["differences"], 0);
+}
+
+/// Run again with the same words, it has nothing to do; with other content it is refused, whichever is longer.
+#[test]
+fn the_same_stream_again_is_unchanged() {
+    let user = Cluster::up(1);
+    let words = ["--json", "put", "-", "bn:/x", "--replicas", "1"];
+    let content = bytes(2, 3_000_000);
+    assert_eq!(fed(&user, &words, &content).code, 0);
+    let again = fed(&user, &words, &content);
+    assert_eq!(again.code, 0, "{}", again.stderr);
+    let lines = again.lines();
+    assert_eq!((&lines[0]["type"], &lines[0]["reason"]), (&"skipped".into(), &"unchanged".into()));
+    assert_eq!((&lines[1]["unchanged"], &lines[1]["sent_bytes"]), (&1.into(), &0.into()));
+    let longer = [&content[..], b"x"].concat();
+    let other = bytes(3, content.len());
+    for differs in [&longer[..], &content[1..], &other, b""] {
+        assert_eq!(fed(&user, &words, differs).code, 6);
+    }
+    assert!(user.ok(&["cat", "bn:/x"]).stdout == content);
+}
+
+/// A pipe whose writer died looks like one whose writer is done: what came is stored, exactly. A shell's `pipefail`
+/// tells the two apart.
+#[test]
+fn a_writer_that_dies_leaves_what_it_wrote() {
+    let user = Cluster::up(1);
+    let content = bytes(4, 40 << 20);
+    user.file("part", &content);
+    let mut command = Command::new("sh");
+    let dying = user.environment(&mut command).args(["-c", "cat part; kill -9 $$"]).env("PATH", "/usr/bin:/bin");
+    let mut dying = dying.stdout(Stdio::piped()).spawn().unwrap();
+    let put = piped(&user, &["put", "-", "bn:/x", "--replicas", "1"], dying.stdout.take().unwrap());
+    let put = Ran::of(put.wait_with_output().unwrap());
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&dying.wait().unwrap()), Some(9));
+    assert_eq!(put.code, 0, "{}", put.stderr);
+    assert!(user.ok(&["cat", "bn:/x"]).stdout == content);
+}
+
+/// An input that fails is not an input that ends.
+#[test]
+fn an_input_that_cannot_be_read_stores_nothing() {
+    let user = Cluster::up(1);
+    let directory = File::open(user.work()).unwrap();
+    let put = piped(&user, &["put", "-", "bn:/x", "--replicas", "1"], directory);
+    let put = Ran::of(put.wait_with_output().unwrap());
+    assert_eq!(put.code, 1, "{}", put.stderr);
+    assert!(put.stderr.contains("-: Is a directory"), "{}", put.stderr);
+    user.exits(5, &["stat", "bn:/x"]);
+}
+
+/// Killed with its pipe open, a put has stored nothing that can be seen.
+#[test]
+fn a_put_that_dies_shows_nothing() {
+    let user = Cluster::up(1);
+    let mut put = Guarded(piped(&user, &["put", "-", "bn:/x", "--replicas", "1"], Stdio::piped()));
+    let mut input = put.0.stdin.take().unwrap();
+    input.write_all(&bytes(5, 80 << 20)).unwrap();
+    let packs = user.member("n1").data.join("packs");
+    wait_for("a pack on the node", || packs.read_dir().is_ok_and(|mut packs| packs.next().is_some()));
+    drop(put);
+    user.exits(5, &["stat", "bn:/x"]);
+    drop(input);
+    user.exits(5, &["stat", "bn:/x"]);
+    assert_eq!(user.ok(&["ls"]).text(), "");
+}
