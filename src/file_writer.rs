@@ -5,7 +5,7 @@
 //! a file system refuses that, it is written the usual way. Nothing is durable before the caller has synced the file.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 
 /// Bytes gathered to one write. A shorter file is written the usual way, at its end.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -56,6 +56,19 @@ impl FileWriter {
             }
         }
         Ok(())
+    }
+
+    /// Appends so many zeros, as a hole where nothing waits to be written before it.
+    ///
+    /// # Errors
+    /// As for [`Self::write`].
+    pub(crate) fn skip(&mut self, bytes: usize) -> io::Result<()> {
+        if self.buffer.len() > self.unused {
+            return self.write(&vec![0; bytes]);
+        }
+        self.written += bytes as u64;
+        self.file.set_len(self.written)?;
+        self.file.seek(SeekFrom::Start(self.written)).map(drop)
     }
 
     /// Writes what is left, and asks the system to begin carrying it to the disk, so that a sync, or one of many syncs
@@ -145,6 +158,26 @@ mod tests {
         writer.file().read_exact_at(&mut back, 0).unwrap();
         assert_eq!(writer.file().metadata().unwrap().len(), bytes.len() as u64);
         back
+    }
+
+    #[test]
+    fn holes_read_back_as_zeros_wherever_they_are() {
+        use std::os::unix::fs::FileExt;
+        let mut writer = FileWriter::new(tempfile::tempfile().unwrap());
+        let mut whole = Vec::new();
+        for (bytes, holes) in
+            [(0, BUFFER_BYTES), (BUFFER_BYTES, 5000), (3, BUFFER_BYTES), (BUFFER_BYTES - 3, 1), (9, 0)]
+        {
+            writer.write(&vec![7; bytes]).unwrap();
+            writer.skip(holes).unwrap();
+            whole.resize(whole.len() + bytes, 7);
+            whole.resize(whole.len() + holes, 0);
+        }
+        writer.flush().unwrap();
+        let mut back = vec![0; whole.len()];
+        writer.file().read_exact_at(&mut back, 0).unwrap();
+        assert!(back == whole);
+        assert_eq!(writer.file().metadata().unwrap().len(), whole.len() as u64);
     }
 
     #[test]

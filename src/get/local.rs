@@ -84,6 +84,11 @@ fn cannot(path: &Path, what: &str, error: &std::io::Error) -> ApiError {
     ApiError::new(Code::Internal, format!("cannot {what} {}: {error}", path.display()))
 }
 
+/// Whether all bytes, and at least one, are zero: each is as the one before it.
+fn is_zeros(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&0) && bytes[1..] == bytes[..bytes.len() - 1]
+}
+
 /// A file that is being written beside its destination; removed unless it is put in place.
 pub(super) struct Temporary {
     path: PathBuf,
@@ -113,13 +118,17 @@ impl Temporary {
         Ok(Self { path, file: Some(FileWriter::new(file)), placed: false })
     }
 
-    /// Appends bytes.
+    /// Appends bytes; zeros as a hole, so that a file with holes takes no more room than it did where it came from.
     pub(super) async fn write(&mut self, seam: &Seam, bytes: Bytes) -> ApiResult<()> {
         let Some(mut file) = self.file.take() else {
             return Err(ApiError::new(Code::Internal, "an earlier write failed"));
         };
-        let write = move || file.write(&bytes).map(|()| file);
-        let file = seam.offload(write).await.map_err(|error| cannot(&self.path, "write", &error))?;
+        let write = move || {
+            if is_zeros(&bytes) { file.skip(bytes.len()) } else { file.write(&bytes) }?;
+            Ok(file)
+        };
+        let written: std::io::Result<_> = seam.offload(write).await;
+        let file = written.map_err(|error| cannot(&self.path, "write", &error))?;
         self.file = Some(file);
         Ok(())
     }
