@@ -1,8 +1,11 @@
 //! Streams through real processes and pipes: of unknown length, cut off, unreadable, and with holes.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::process::{Child, Command, Stdio};
+
+use bytenode::api::Sha256;
+use bytenode::chunk::FileHash;
 
 use crate::support::cluster::{Cluster, Guarded, Ran, bytes, wait_for};
 
@@ -107,4 +110,61 @@ fn a_put_that_dies_shows_nothing() {
     drop(input);
     user.exits(5, &["stat", "bn:/x"]);
     assert_eq!(user.ok(&["ls"]).text(), "");
+}
+
+/// The SHA-256 of what is read, in pieces.
+fn hash(mut input: impl Read) -> Sha256 {
+    let (mut hash, mut buffer) = (FileHash::new(), vec![0; 1 << 20]);
+    loop {
+        match input.read(&mut buffer).unwrap() {
+            0 => return Sha256(hash.finish()),
+            got => hash.update(&buffer[..got]),
+        }
+    }
+}
+
+/// A file with holes comes back with holes: it needs neither its length in the pool nor its length on disk. 1.25 GiB
+/// long, and 10 GiB with `BYTENODE_TEST_LONG=1`, which takes two minutes more.
+#[test]
+fn a_sparse_file_is_sparse_when_it_comes_back() {
+    const GIB: u64 = 1 << 30;
+    let long = std::env::var_os("BYTENODE_TEST_LONG").is_some();
+    let size = if long { 10 * GIB } else { GIB + GIB / 4 } + 5;
+    let user = Cluster::up(3);
+    let mut file = File::create_new(user.work().join("disk.img")).unwrap();
+    file.set_len(size).unwrap();
+    // Within a chunk, over the edge of two, and the very end.
+    for (seed, offset) in [(1, 0), (2, GIB - 500), (3, size - 1000)] {
+        file.seek(SeekFrom::Start(offset)).unwrap();
+        file.write_all(&bytes(seed, 1000)).unwrap();
+    }
+    drop(file);
+    let content = hash(File::open(user.work().join("disk.img")).unwrap());
+
+    let (lines, code) = user.json(&["put", "disk.img", "bn:/", "--replicas", "2"]);
+    assert_eq!((code, &lines[0]["sha256"]), (0, &content.to_string().into()), "{lines:?}");
+    assert_eq!((&lines[0]["size"], &lines[0]["new_chunks"]), (&size.into(), &6.into()), "{}", lines[0]);
+    let sent = lines[1]["sent_bytes"].as_u64().unwrap();
+    assert!(sent < 12 << 20, "{sent}");
+    let stat = user.json(&["stat", "bn:/disk.img"]).0;
+    assert_eq!((&stat[0]["size"], &stat[0]["chunks"]), (&size.into(), &size.div_ceil(1 << 20).into()));
+
+    user.ok(&["get", "bn:/disk.img", "back.img"]);
+    let back = File::open(user.work().join("back.img")).unwrap();
+    let metadata = back.metadata().unwrap();
+    assert_eq!((metadata.len(), hash(back)), (size, content));
+    let on_disk = std::os::unix::fs::MetadataExt::blocks(&metadata) * 512;
+    assert!(on_disk < 16 << 20, "{on_disk} bytes of the disk");
+
+    for (offset, length) in [(GIB - (50 << 20), 100 << 20), (size - 1500, 2000), (GIB - 600, 200), (700, 1)] {
+        let arguments = ["cat", "bn:/disk.img", "--offset", &offset.to_string(), "--length", &length.to_string()];
+        let mut file = File::open(user.work().join("disk.img")).unwrap();
+        file.seek(SeekFrom::Start(offset)).unwrap();
+        assert_eq!(hash(&user.ok(&arguments).stdout[..]), hash(file.take(length)), "{arguments:?}");
+    }
+    if long {
+        let mut cat = Guarded(piped(&user, &["cat", "bn:/disk.img"], Stdio::null()));
+        assert_eq!(hash(cat.0.stdout.take().unwrap()), content);
+        assert!(cat.0.wait().unwrap().success());
+    }
 }
