@@ -34,3 +34,5 @@ mod relay;
 mod streams;
 mod support;
 mod tidy;
+#[cfg(unix)]
+mod trees;
