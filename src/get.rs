@@ -18,8 +18,8 @@ use crate::monitor::Event;
 use crate::path::RemotePath;
 use crate::put::{Context, Overwrite};
 use fetch::{Fetcher, Span};
-use local::Temporary;
 pub(crate) use local::hash_local;
+use local::{Dirs, Temporary};
 
 /// Files opened together at most.
 const GROUP_FILES: usize = crate::api::MAX_FILES;
@@ -92,7 +92,8 @@ pub struct GetSummary {
 }
 
 /// Fetches files. `wanted` is pulled from as work goes on. Parents of destinations must exist. A file appears under its
-/// name only whole, proved by its SHA-256 and synced; modification time and execute bit are restored.
+/// name only whole, proved by its SHA-256 and synced; modification time and execute bit are restored. Temporary files
+/// that a killed get left in the directories of the destinations are removed.
 ///
 /// # Errors
 /// Only what ends the whole get.
@@ -105,7 +106,13 @@ pub async fn get(
     let mut getter = Getter { context, options, each, summary: GetSummary::default() };
     let mut group = Vec::new();
     let mut bytes = 0;
+    let mut dirs = Dirs::default();
     for one in wanted {
+        let dest = one.dest.clone();
+        if !options.dry_run {
+            // Before looking: what is removed there must not be counted as being there.
+            dirs.enter(&context.seam, &dest).await;
+        }
         context.watch.event(Event::Found { files: 1, bytes: Some(one.entry.size) });
         if let Some(one) = getter.look(one).await {
             bytes += one.entry.size;
@@ -113,6 +120,7 @@ pub async fn get(
         }
         if group.len() >= GROUP_FILES || bytes >= GROUP_BYTES {
             getter.group(std::mem::take(&mut group)).await?;
+            dirs.leave_but(&dest);
             bytes = 0;
         }
     }

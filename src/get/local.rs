@@ -1,7 +1,10 @@
 //! The local side of a get: what is there already, temporary files, and putting whole files in their places.
+//!
+//! Names of the form `.NAME.RANDOM.bytenode-part` are reserved for temporary files in every directory that is got into.
 
-use std::collections::BTreeSet;
-use std::fs::File;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs::{DirEntry, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -84,6 +87,63 @@ fn cannot(path: &Path, what: &str, error: &std::io::Error) -> ApiError {
     ApiError::new(Code::Internal, format!("cannot {what} {}: {error}", path.display()))
 }
 
+/// What the name of every temporary file ends with; before it stand a dot, the destination's name, and [`RANDOM`] digits.
+const SUFFIX: &str = ".bytenode-part";
+/// Bytes of chance in such a name.
+const RANDOM: usize = 6;
+
+/// Whether a name is that of a temporary file.
+fn is_temporary(name: &OsStr) -> bool {
+    let stem = name.to_str().and_then(|name| name.strip_prefix('.')?.strip_suffix(SUFFIX));
+    let random = stem.and_then(|stem| stem.rsplit_once('.')).map(|(_, random)| random);
+    random.is_some_and(|random| random.len() == 2 * RANDOM && random.bytes().all(|digit| digit.is_ascii_hexdigit()))
+}
+
+/// Directories that a get is writing into. Each is locked, shared with other gets: who gets the lock alone knows that the
+/// temporary files in it were left by a get that was killed.
+#[derive(Default)]
+pub(super) struct Dirs(BTreeMap<PathBuf, Option<File>>);
+
+impl Dirs {
+    /// Enters the directory of a destination, and removes the temporary files that were left in it, unless another get is
+    /// at work there. Never waits for one.
+    pub(super) async fn enter(&mut self, seam: &Seam, dest: &Path) {
+        let dir = parent(dest);
+        if !self.0.contains_key(dir) {
+            let (dir, entered) = (dir.to_owned(), dir.to_owned());
+            let lock = seam.offload(move || enter(&entered)).await;
+            self.0.insert(dir, lock);
+        }
+    }
+
+    /// Leaves all of them but that of this destination.
+    pub(super) fn leave_but(&mut self, dest: &Path) {
+        self.0.retain(|dir, _| dir == parent(dest));
+    }
+}
+
+/// The lock, where the system has such locks for directories.
+fn enter(dir: &Path) -> Option<File> {
+    let lock = File::open(dir).ok()?;
+    lock.try_lock_shared().ok()?;
+    let entries = std::fs::read_dir(dir).ok()?.flatten();
+    let temporary = |entry: &DirEntry| is_temporary(&entry.file_name()) && entry.file_type().is_ok_and(|t| t.is_file());
+    let left: Vec<DirEntry> = entries.filter(temporary).collect();
+    if !left.is_empty() {
+        if lock.try_lock().is_ok() {
+            // What cannot be removed stays, and harms nothing.
+            left.iter().for_each(|entry| drop(std::fs::remove_file(entry.path())));
+        }
+        lock.try_lock_shared().ok()?;
+    }
+    Some(lock)
+}
+
+/// The directory that a file is in.
+fn parent(dest: &Path) -> &Path {
+    dest.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Whether all bytes, and at least one, are zero: each is as the one before it.
 fn is_zeros(bytes: &[u8]) -> bool {
     bytes.first() == Some(&0) && bytes[1..] == bytes[..bytes.len() - 1]
@@ -99,7 +159,7 @@ pub(super) struct Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.placed {
-            // What cannot be removed is found by its name.
+            // What cannot be removed is found by its name: see [`Dirs::enter`].
             drop(std::fs::remove_file(&self.path));
         }
     }
@@ -110,12 +170,15 @@ impl Temporary {
     pub(super) async fn create(seam: &Seam, dest: &Path) -> ApiResult<Self> {
         let name = dest.file_name().unwrap_or_default().to_string_lossy();
         let short: String = name.chars().take(40).collect();
-        let random = data_encoding::HEXLOWER.encode(&seam.bytes::<6>());
-        let path = dest.with_file_name(format!(".{short}.{random}.bytenode-part"));
+        let random = data_encoding::HEXLOWER.encode(&seam.bytes::<RANDOM>());
+        let path = dest.with_file_name(format!(".{short}.{random}{SUFFIX}"));
         let made = path.clone();
-        let create = move || File::options().write(true).create_new(true).open(made);
-        let file = seam.offload(create).await.map_err(|error| cannot(&path, "make", &error))?;
-        Ok(Self { path, file: Some(FileWriter::new(file)), placed: false })
+        // Whole already where it is made: if nobody waits for it any more, it is removed.
+        let create = move || {
+            let file = File::options().write(true).create_new(true).open(&made)?;
+            Ok(Self { path: made, file: Some(FileWriter::new(file)), placed: false })
+        };
+        seam.offload(create).await.map_err(|error: std::io::Error| cannot(&path, "make", &error))
     }
 
     /// Appends bytes; zeros as a hole, so that a file with holes takes no more room than it did where it came from.
@@ -190,7 +253,7 @@ pub(super) async fn put_in_place(
         let mut placed = Vec::with_capacity(synced.len());
         for (wanted, mut temporary, result) in synced {
             let result = result.and_then(|()| {
-                dirs.extend(wanted.dest.parent().map(Path::to_owned));
+                dirs.insert(parent(&wanted.dest).to_owned());
                 temporary.place(&wanted.dest, overwrite).map_err(|error| match error.kind() {
                     std::io::ErrorKind::AlreadyExists => {
                         ApiError::new(Code::Exists, format!("{} appeared meanwhile", wanted.dest.display()))
@@ -212,13 +275,52 @@ fn sync_dirs(dirs: &BTreeSet<PathBuf>, placed: &mut [(Wanted, ApiResult<()>)]) {
         return;
     }
     for dir in dirs {
-        let open = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-        if let Err(error) = File::open(open).and_then(|dir| dir.sync_all()) {
-            for (wanted, result) in placed.iter_mut().filter(|(wanted, _)| wanted.dest.parent() == Some(dir)) {
+        if let Err(error) = File::open(dir).and_then(|dir| dir.sync_all()) {
+            for (wanted, result) in placed.iter_mut().filter(|(wanted, _)| parent(&wanted.dest) == dir) {
                 if result.is_ok() {
                     *result = Err(cannot(&wanted.dest, "sync the directory of", &error));
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_temporary_files_are_taken_for_such() {
+        assert!(is_temporary(OsStr::new(".a.b.0123456789ab.bytenode-part")));
+        for other in
+            ["a.0123456789ab.bytenode-part", ".a.bytenode-part", ".a.0123456789xy.bytenode-part", ".bytenode-part"]
+        {
+            assert!(!is_temporary(OsStr::new(other)), "{other}");
+        }
+    }
+
+    /// What a killed get left went nowhere: the next get made files of its own, and those of the first stayed for ever.
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn what_a_killed_get_left_is_removed_and_what_another_uses_stays() {
+        let (home, seam) = (tempfile::tempdir().unwrap(), Seam::real());
+        let dest = home.path().join("a");
+        let (mut first, mut second) = (Dirs::default(), Dirs::default());
+        std::fs::write(home.path().join(".b.0123456789ab.bytenode-part"), "left").unwrap();
+        std::fs::write(home.path().join("b.bytenode-part"), "not ours").unwrap();
+        let names = || std::fs::read_dir(home.path()).unwrap().count();
+        first.enter(&seam, &dest).await;
+        assert_eq!(names(), 1);
+        let mut temporary = Temporary::create(&seam, &dest).await.unwrap();
+        second.enter(&seam, &dest).await;
+        assert!(temporary.path.exists(), "the first is at work");
+        // As a process that is killed leaves it.
+        temporary.placed = true;
+        first.leave_but(Path::new("elsewhere/x"));
+        Dirs::default().enter(&seam, &dest).await;
+        assert!(temporary.path.exists(), "the second is there still");
+        drop(second);
+        Dirs::default().enter(&seam, &dest).await;
+        assert_eq!((temporary.path.exists(), names()), (false, 1));
     }
 }
