@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
 
+#[cfg(unix)]
+mod again;
 mod cli;
 #[cfg(unix)]
 mod cli_daemon;
