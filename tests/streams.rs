@@ -5,9 +5,8 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::process::{Child, Command, Stdio};
 
 use bytenode::api::Sha256;
-use bytenode::chunk::FileHash;
 
-use crate::support::cluster::{Cluster, Guarded, Ran, bytes, wait_for};
+use crate::support::cluster::{Cluster, Guarded, Ran, bytes, hashed, wait_for};
 
 /// Starts a command with both ends of it in our hands.
 fn piped(user: &Cluster, arguments: &[&str], input: impl Into<Stdio>) -> Child {
@@ -112,17 +111,6 @@ fn a_put_that_dies_shows_nothing() {
     assert_eq!(user.ok(&["ls"]).text(), "");
 }
 
-/// The SHA-256 of what is read, in pieces.
-fn hash(mut input: impl Read) -> Sha256 {
-    let (mut hash, mut buffer) = (FileHash::new(), vec![0; 1 << 20]);
-    loop {
-        match input.read(&mut buffer).unwrap() {
-            0 => return Sha256(hash.finish()),
-            got => hash.update(&buffer[..got]),
-        }
-    }
-}
-
 /// A file with holes comes back with holes: it needs neither its length in the pool nor its length on disk. 1.25 GiB
 /// long, and 10 GiB with `BYTENODE_TEST_LONG=1`, which takes two minutes more.
 #[test]
@@ -139,10 +127,10 @@ fn a_sparse_file_is_sparse_when_it_comes_back() {
         file.write_all(&bytes(seed, 1000)).unwrap();
     }
     drop(file);
-    let content = hash(File::open(user.work().join("disk.img")).unwrap());
+    let content = hashed(File::open(user.work().join("disk.img")).unwrap());
 
     let (lines, code) = user.json(&["put", "disk.img", "bn:/", "--replicas", "2"]);
-    assert_eq!((code, &lines[0]["sha256"]), (0, &content.to_string().into()), "{lines:?}");
+    assert_eq!((code, &lines[0]["sha256"]), (0, &Sha256(content.1).to_string().into()), "{lines:?}");
     assert_eq!((&lines[0]["size"], &lines[0]["new_chunks"]), (&size.into(), &6.into()), "{}", lines[0]);
     let sent = lines[1]["sent_bytes"].as_u64().unwrap();
     assert!(sent < 12 << 20, "{sent}");
@@ -152,7 +140,7 @@ fn a_sparse_file_is_sparse_when_it_comes_back() {
     user.ok(&["get", "bn:/disk.img", "back.img"]);
     let back = File::open(user.work().join("back.img")).unwrap();
     let metadata = back.metadata().unwrap();
-    assert_eq!((metadata.len(), hash(back)), (size, content));
+    assert_eq!(hashed(back), content);
     let on_disk = std::os::unix::fs::MetadataExt::blocks(&metadata) * 512;
     assert!(on_disk < 16 << 20, "{on_disk} bytes of the disk");
 
@@ -160,11 +148,11 @@ fn a_sparse_file_is_sparse_when_it_comes_back() {
         let arguments = ["cat", "bn:/disk.img", "--offset", &offset.to_string(), "--length", &length.to_string()];
         let mut file = File::open(user.work().join("disk.img")).unwrap();
         file.seek(SeekFrom::Start(offset)).unwrap();
-        assert_eq!(hash(&user.ok(&arguments).stdout[..]), hash(file.take(length)), "{arguments:?}");
+        assert_eq!(hashed(&user.ok(&arguments).stdout[..]), hashed(file.take(length)), "{arguments:?}");
     }
     if long {
         let mut cat = Guarded(piped(&user, &["cat", "bn:/disk.img"], Stdio::null()));
-        assert_eq!(hash(cat.0.stdout.take().unwrap()), content);
+        assert_eq!(hashed(cat.0.stdout.take().unwrap()), content);
         assert!(cat.0.wait().unwrap().success());
     }
 }

@@ -3,11 +3,12 @@
 //! Nothing of the real environment reaches it. Conditions are waited for ([`wait_for`]), never a length of time.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use bytenode::chunk::FileHash;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -290,4 +291,18 @@ pub fn bytes(seed: u64, length: usize) -> Vec<u8> {
     let mut out = vec![0; length];
     blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
     out
+}
+
+/// Length and SHA-256 of what is read, in pieces: it may be larger than memory.
+pub fn hashed(mut input: impl Read) -> (u64, [u8; 32]) {
+    let (mut length, mut hash, mut buffer) = (0, FileHash::new(), vec![0; 1 << 20]);
+    loop {
+        match input.read(&mut buffer).unwrap() {
+            0 => return (length, hash.finish()),
+            got => {
+                length += got as u64;
+                hash.update(&buffer[..got]);
+            }
+        }
+    }
 }
