@@ -156,3 +156,50 @@ fn a_sparse_file_is_sparse_when_it_comes_back() {
         assert!(cat.0.wait().unwrap().success());
     }
 }
+
+/// A reader that began before the file was replaced gets the old bytes, all of them, whatever is cleared away meanwhile.
+#[test]
+fn a_reader_of_the_old_version_gets_it_whole() {
+    let user = Cluster::up(1);
+    // More than the pipe and what the client fetches ahead: most of it is read when it has been replaced.
+    let (old, new) = (bytes(6, 48 << 20), bytes(7, 3 << 20));
+    user.file("old", &old);
+    user.file("new", &new);
+    user.ok(&["put", "old", "bn:/x", "--replicas", "1"]);
+    let mut cat = Guarded(piped(&user, &["cat", "bn:/x"], Stdio::null()));
+    let (mut output, mut read) = (cat.0.stdout.take().unwrap(), vec![0]);
+    output.read_exact(&mut read).unwrap();
+    user.ok(&["put", "new", "bn:/x", "--replicas", "1", "--overwrite", "always"]);
+    user.ok(&["admin", "gc", "--now"]);
+    assert!(user.ok(&["cat", "bn:/x"]).stdout == new);
+    output.read_to_end(&mut read).unwrap();
+    assert!(cat.0.wait().unwrap().success());
+    assert!(read == old, "{} of {} bytes", read.len(), old.len());
+    // Without a reader it goes.
+    user.ok(&["admin", "gc", "--now"]);
+    let node = user.json(&["admin", "node", "ls"]).0.swap_remove(0);
+    assert_eq!(node["chunks"], 3, "{node}");
+}
+
+/// Both had looked and seen the same before either stored anything: one wins whole, the other is told.
+#[test]
+fn of_two_writers_at_once_one_wins() {
+    let user = Cluster::up(1);
+    for (round, overwrite) in [(0, "never"), (1, "always")] {
+        let contents = [bytes(10 + round, 5_000_000), bytes(20 + round, 6_000_000)];
+        let words = ["put", "-", "bn:/x", "--replicas", "1", "--overwrite", overwrite];
+        let mut writers = [0, 1].map(|_| Guarded(piped(&user, &words, Stdio::piped())));
+        let mut inputs = writers.each_mut().map(|writer| writer.0.stdin.take().unwrap());
+        // What takes more than a pipe holds has looked, and is reading.
+        for (input, content) in inputs.iter_mut().zip(&contents) {
+            input.write_all(&content[..2_000_000]).unwrap();
+        }
+        for (mut input, content) in inputs.into_iter().zip(&contents) {
+            input.write_all(&content[2_000_000..]).unwrap();
+        }
+        let codes = writers.each_mut().map(|writer| writer.0.wait().unwrap().code());
+        let winner = codes.iter().position(|code| *code == Some(0)).unwrap();
+        assert_eq!(codes[1 - winner], Some(6), "{overwrite}");
+        assert!(user.ok(&["cat", "bn:/x"]).stdout == contents[winner], "{overwrite}: {codes:?}");
+    }
+}
