@@ -31,6 +31,8 @@ mod pool;
 #[cfg(unix)]
 mod readme;
 #[cfg(unix)]
+mod readme_servers;
+#[cfg(unix)]
 mod relay;
 #[cfg(unix)]
 mod streams;

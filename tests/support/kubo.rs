@@ -48,26 +48,20 @@ impl Kubo {
     pub fn start(config: &[(&str, Value)]) -> Option<Self> {
         let binary = binary()?;
         let dir = tempfile::tempdir().unwrap();
-        let command = || {
-            let mut command = Command::new(&binary);
-            command.env("IPFS_PATH", dir.path()).env("IPFS_TELEMETRY", "off").stdin(Stdio::null());
-            command
-        };
-        let made = command().args(["init", "--profile=test"]).output().unwrap();
+        let made = command(&binary, dir.path()).args(["init", "--profile=test"]).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let id = configure(&dir.path().join("config"), config);
-        let log = File::create(dir.path().join("daemon.log")).unwrap();
-        let mut child = command().arg("daemon").stdout(Stdio::piped()).stderr(log).spawn().unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        while !line.contains("Daemon is ready") {
-            line.clear();
-            let read = stdout.read_line(&mut line).unwrap();
-            assert!(read > 0, "{}", fs::read_to_string(dir.path().join("daemon.log")).unwrap());
-        }
-        let api = address(&dir.path().join("api"));
-        let gateway = fs::read_to_string(dir.path().join("gateway")).unwrap().trim().to_owned();
+        let (child, stdout) = serve(&binary, dir.path());
+        let (api, gateway) = addresses(dir.path());
         Some(Self { dir, child, _stdout: stdout, id, api, gateway })
+    }
+
+    /// Stops it and starts it again, with what its configuration says now.
+    pub fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        (self.child, self._stdout) = serve(&binary().unwrap(), self.dir.path());
+        (self.api, self.gateway) = addresses(self.dir.path());
     }
 
     /// Where it keeps its repository.
@@ -77,9 +71,7 @@ impl Kubo {
 
     /// A command of `ipfs` for this daemon, not started yet.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(binary().unwrap());
-        command.env("IPFS_PATH", self.path()).env("IPFS_TELEMETRY", "off").stdin(Stdio::null());
-        command
+        command(&binary().unwrap(), self.path())
     }
 
     /// The files of its blocks.
@@ -108,6 +100,32 @@ impl Drop for Kubo {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn command(binary: &Path, repository: &Path) -> Command {
+    let mut command = Command::new(binary);
+    command.env("IPFS_PATH", repository).env("IPFS_TELEMETRY", "off").stdin(Stdio::null());
+    command
+}
+
+/// Starts the daemon; returns when it is ready.
+fn serve(binary: &Path, repository: &Path) -> (Child, BufReader<ChildStdout>) {
+    let log = File::create(repository.join("daemon.log")).unwrap();
+    let mut child = command(binary, repository).arg("daemon").stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("Daemon is ready") {
+        line.clear();
+        let read = stdout.read_line(&mut line).unwrap();
+        assert!(read > 0, "{}", fs::read_to_string(repository.join("daemon.log")).unwrap());
+    }
+    (child, stdout)
+}
+
+/// The URLs of its RPC interface and of its gateway.
+fn addresses(repository: &Path) -> (String, String) {
+    let gateway = fs::read_to_string(repository.join("gateway")).unwrap().trim().to_owned();
+    (address(&repository.join("api")), gateway)
 }
 
 /// Sets keys in the configuration file; says the peer id.
