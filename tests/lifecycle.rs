@@ -165,7 +165,8 @@ fn an_interrupted_put_goes_on_when_run_again() {
     let summary = lines.last().unwrap();
     assert_eq!(summary["files"], 1, "{summary}");
     let sent = summary["sent_bytes"].as_u64().unwrap();
-    assert!(sent < (MEBIBYTES - 120) << 20, "{sent} bytes were sent again");
+    // Of what the node had, three windows of 16 MiB may not have been reported yet.
+    assert!(sent < (MEBIBYTES - 130 + 3 * 16) << 20, "{sent} bytes were sent again");
     user.ok(&["get", "bn:/disk.img", "back.img"]);
     let checked = user.summary(&["check", "back.img", "bn:/disk.img"]);
     assert_eq!(checked["differences"], 0, "{checked}");

@@ -235,7 +235,7 @@ fn open_reader(path: &Path) -> CatalogResult<Connection> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(Duration::from_secs(10))?;
     connection.set_prepared_statement_cache_capacity(128);
-    connection.pragma_update(None, "cache_size", -2_000)?;
+    connection.pragma_update(None, "cache_size", -1_000)?;
     Ok(connection)
 }
 
@@ -248,7 +248,7 @@ fn prepare(connection: &Connection) -> CatalogResult<()> {
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    connection.pragma_update(None, "cache_size", -8_000)?;
+    connection.pragma_update(None, "cache_size", -4_000)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     Ok(())
 }
