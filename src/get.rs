@@ -25,6 +25,8 @@ use local::{Dirs, Temporary};
 const GROUP_FILES: usize = crate::api::MAX_FILES;
 /// Plaintext bytes after which a group is closed.
 const GROUP_BYTES: u64 = 64 << 20;
+/// Directories that a group writes into, at most: each is held open, of which systems allow few.
+const GROUP_DIRS: usize = 128;
 /// Files of a group worked on at once.
 const FILES_AT_ONCE: usize = 8;
 
@@ -118,7 +120,7 @@ pub async fn get(
             bytes += one.entry.size;
             group.push(one);
         }
-        if group.len() >= GROUP_FILES || bytes >= GROUP_BYTES {
+        if group.len() >= GROUP_FILES || bytes >= GROUP_BYTES || dirs.count() >= GROUP_DIRS {
             getter.group(std::mem::take(&mut group)).await?;
             dirs.leave_but(&dest);
             bytes = 0;

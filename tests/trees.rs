@@ -194,3 +194,21 @@ fn what_cannot_be_read_fails_alone() {
     assert_eq!(put.lines().last().unwrap()["files"], 2);
     assert_eq!(user.ok(&["ls", "-R"]).text(), "tree/\ntree/a\ntree/sub/\ntree/z\n");
 }
+
+/// A get holds the directories that it is writing into, for which there once was no limit: a tree of many small
+/// directories then ran out of what a process may open, which is 256 files on some systems.
+#[test]
+fn a_tree_of_many_directories_needs_few_descriptors() {
+    const DIRS: u64 = 600;
+    let user = Cluster::up(1);
+    for number in 0..DIRS {
+        user.file(&format!("tree/{number}/file"), number.to_string().as_bytes());
+    }
+    for words in ["put tree bn:/ --replicas 1", "get bn:/tree back"] {
+        let mut command = Command::new("sh");
+        let limited = format!("ulimit -n 256 && exec '{}' --json {words}", env!("CARGO_BIN_EXE_bytenode"));
+        let ran = Ran::of(user.environment(&mut command).args(["-c", &limited]).output().unwrap());
+        assert_eq!((ran.code, &ran.lines().last().unwrap()["files"]), (0, &DIRS.into()), "{words}: {}", ran.stderr);
+    }
+    assert_eq!(kept(&user.work().join("back")), kept(&user.work().join("tree")));
+}

@@ -116,6 +116,11 @@ impl Dirs {
         }
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// Leaves all of them but that of this destination.
     pub(super) fn leave_but(&mut self, dest: &Path) {
         self.0.retain(|dir, _| dir == parent(dest));
