@@ -112,8 +112,10 @@ pub fn run(command: Command, global: &Global, ui: &Arc<Ui>) -> Outcome<Exit> {
     let resume = resume(&command);
     let outcome = runtime.block_on(async {
         tokio::select! {
-            outcome = dispatch(&ctx, command) => outcome,
+            // Signals come first, so that they are listened to before the command does anything.
+            biased;
             exit = signals::first() => Err(Failure::signal(exit, resume)),
+            outcome = dispatch(&ctx, command) => outcome,
         }
     });
     // A thread that waits for standard input must not hold the process.

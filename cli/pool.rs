@@ -32,33 +32,40 @@ pub struct Ground {
 
 impl Ground {
     /// Starts the coordinator, at the address that it had, else the usual one, else any.
-    pub fn coordinator(&self, before: Option<&str>) -> Outcome<Launched> {
+    pub async fn coordinator(&self, before: Option<&str>) -> Outcome<Launched> {
         let usual = match self.bond {
             Bond::Detached => SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)),
             Bond::Tied => ANY,
         };
         let listen = [before.and_then(address_of), Some(usual)].into_iter().flatten().find(is_free).unwrap_or(ANY);
         let data = self.dir("coordinator")?;
-        self.start("coordinator", "internal-coordinator", &data, listen, &[])
+        self.start("coordinator", "internal-coordinator", &data, listen, &[]).await
     }
 
     /// Starts a node, at the address that it had, else any.
-    pub fn node(&self, name: &str, before: Option<&str>) -> Outcome<Launched> {
+    pub async fn node(&self, name: &str, before: Option<&str>) -> Outcome<Launched> {
         let listen = before.and_then(address_of).filter(is_free).unwrap_or(ANY);
         let data = self.node_data(name)?;
-        self.start(name, "internal-node", &data, listen, &["--name".into(), name.into()])
+        self.start(name, "internal-node", &data, listen, &["--name".into(), name.into()]).await
     }
 
-    fn start(&self, name: &str, role: &str, data: &Path, listen: SocketAddr, more: &[OsString]) -> Outcome<Launched> {
+    async fn start(
+        &self,
+        name: &str,
+        role: &str,
+        data: &Path,
+        listen: SocketAddr,
+        more: &[OsString],
+    ) -> Outcome<Launched> {
         let mut arguments: Vec<OsString> =
             vec![role.into(), "--data".into(), data.into(), "--listen".into(), listen.to_string().into()];
         arguments.extend_from_slice(more);
         let log = self.logs.join(format!("{name}.log"));
-        match launch(name, &arguments, &log, self.bond) {
+        match launch(name, &arguments, &log, self.bond).await {
             // Somebody else took the address in the moment since it was found free.
             Err(_) if listen != ANY && !is_free(&listen) => {
                 arguments[LISTEN] = ANY.to_string().into();
-                launch(name, &arguments, &log, self.bond)
+                launch(name, &arguments, &log, self.bond).await
             }
             other => other,
         }

@@ -16,8 +16,6 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// How long a stop may take.
 const GRACE: Duration = Duration::from_secs(30);
-/// How long a start may take.
-const START: Duration = Duration::from_secs(30);
 
 /// Options of the coordinator.
 #[derive(Debug, Clone, clap::Args)]
@@ -69,7 +67,8 @@ pub enum Role {
 /// How a process stands to the one that started it.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub struct Tie {
-    /// Begin a session of its own, and let go of standard output once the address is printed
+    /// Begin a session of its own, and stop when standard input ends before a line comes, which says that this process
+    /// was written down; let go of standard output once the address is printed, and of standard input with that line
     #[arg(long)]
     pub detach: bool,
     /// Stop when standard input ends
@@ -125,6 +124,7 @@ async fn serve(role: Role, tie: Tie) -> Result<()> {
         tokio::select! {
             signal = signalled() => tracing::info!(signal, "stopping"),
             () = input_ended(), if tie.stop_on_eof => tracing::info!("stopping: standard input ended"),
+            () = abandoned(), if tie.detach => bail!("stopped: whoever started this ended before writing it down"),
         }
         stop.send_replace(true);
         tokio::select! {
@@ -194,7 +194,8 @@ async fn announce(address: SocketAddr, tie: Tie) -> Result<()> {
             .await?;
         stream.read_u8().await
     };
-    tokio::time::timeout(START, answered).await.context("does not serve")?.context("does not serve")?;
+    // Without a limit: whoever started this has one, and a catalog may take its time to be brought up to date.
+    answered.await.context("does not serve")?;
     let mut out = std::io::stdout().lock();
     // Whoever started it may be gone, which is no reason to stop.
     let _ = writeln!(out, "http://{address}").and_then(|()| out.flush());
@@ -213,6 +214,19 @@ async fn input_ended() {
     let mut buffer = [0; 64];
     // An error ends it like the end of the stream: whoever held the other side is gone.
     while matches!(input.read(&mut buffer).await, Ok(1..)) {}
+}
+
+/// Ends when standard input ends without a line; never once one has come.
+async fn abandoned() {
+    if !matches!(tokio::io::stdin().read_u8().await, Ok(b'\n')) {
+        return;
+    }
+    #[cfg(unix)]
+    if let Ok(nothing) = std::fs::File::open("/dev/null") {
+        // The pipe has said what it was for; one that stays open does no harm.
+        let _ = rustix::stdio::dup2_stdin(nothing);
+    }
+    std::future::pending().await
 }
 
 #[cfg(unix)]

@@ -1,6 +1,6 @@
 //! How the daemons start and stop, as `up` and `demo` rely on it, by the example of a built-in node.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -51,9 +51,20 @@ fn a_detached_daemon_leads_its_own_session_and_stops_gracefully() {
     assert!(serves(&url));
     let pid = rustix::process::Pid::from_child(&child);
     assert_eq!(rustix::process::getsid(Some(pid)).unwrap(), pid);
-    drop(child.stdin.take());
+    child.stdin.take().unwrap().write_all(b"\n").unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// `up` was killed between starting a process and writing it down: nobody would ever stop it.
+#[test]
+fn a_detached_daemon_that_nobody_has_written_down_ends() {
+    let home = tempfile::tempdir().unwrap();
+    let (mut child, url) = start(home.path(), &["--detach"]);
+    assert!(serves(&url));
+    drop(child.stdin.take());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(!serves(&url));
 }
 
 #[test]

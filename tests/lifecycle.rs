@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::cluster::{Cluster, Guarded, Member, Ran, bytes, signal, wait_for};
+use crate::support::cluster::{Cluster, Guarded, Member, Ran, bytes, processes_with, signal, wait_for};
 
 /// Within this time of its last progress a put or get has to end, whatever the nodes do.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -57,6 +57,44 @@ fn two_at_once_make_one_pool() {
     assert_eq!(nodes["nodes"], 2);
     assert_eq!(user.members().len(), 3);
     assert!(user.members().iter().all(Member::runs));
+}
+
+/// `up` waited for a new process before it wrote it down: killed meanwhile, it left one that `down` never found.
+#[test]
+fn an_up_that_is_cut_short_leaves_no_process_behind() {
+    for (how, processes) in
+        [(Signal::KILL, 1), (Signal::INT, 1), (Signal::KILL, 3), (Signal::HUP, 3), (Signal::TERM, 2)]
+    {
+        let user = Cluster::none();
+        let mut up = user.command(&["up", "--nodes", "3"]);
+        let mut up = Guarded(up.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        let data = user.data();
+        let ours = || processes_with(data.to_str().unwrap());
+        wait_for("a process", || ours().len() >= processes);
+        signal(&up.0, how);
+        assert!(!up.0.wait().unwrap().success(), "{how:?}");
+        let known = || user.members().iter().map(|member| member.pid).collect::<Vec<_>>();
+        wait_for("the end of what is not written down", || ours().iter().all(|pid| known().contains(pid)));
+        user.ok(&["up", "--nodes", "3"]);
+        assert_eq!(ours().len(), 4, "{how:?}");
+        user.ok(&["down"]);
+        assert!(ours().is_empty(), "{how:?}");
+    }
+}
+
+/// Nodes that hang were waited for before anything was served, one limit after the other, for as long as `up` waits.
+#[test]
+fn a_coordinator_starts_though_a_node_hangs() {
+    let user = Cluster::up(1);
+    user.kill("coordinator");
+    user.member("n1").signal(Signal::STOP);
+    let data = user.member("coordinator").data;
+    let mut command = user.command(&["internal-coordinator", "--listen", "127.0.0.1:0", "--stop-on-eof", "--data"]);
+    command.arg(data).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let begun = Instant::now();
+    let mut coordinator = Guarded(command.spawn().unwrap());
+    assert!(coordinator.first_line().starts_with("http://"));
+    assert!(begun.elapsed() < LIMIT / 3, "it took {:?}", begun.elapsed());
 }
 
 /// Two pools of two users: neither sees nor stops the other's processes.

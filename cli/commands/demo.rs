@@ -256,12 +256,12 @@ fn check_space(_dir: &Path, _bytes: u64) -> Outcome<()> {
 
 async fn build(home: tempfile::TempDir, nodes: u32) -> Outcome<(Stage, Arc<dyn Session>)> {
     let ground = Ground { data: home.path().join("data"), logs: home.path().join("log"), bond: Bond::Tied };
-    let coordinator = ground.coordinator(None)?;
+    let coordinator = ground.coordinator(None).await?;
     let url = coordinator.process.url.clone();
     let mut stage = Stage { coordinator, nodes: Vec::new(), home };
     for number in 1..=nodes {
         let name = format!("n{number}");
-        let node = ground.node(&name, None)?;
+        let node = ground.node(&name, None).await?;
         stage.nodes.push((name, node));
     }
     let session = session::connect(&url, ground.admin_token()?.expose())?;

@@ -131,13 +131,15 @@ async fn coordinator(ctx: &Ctx, ground: &Ground, state: &mut State) -> Outcome<(
                 Process::stop(&[old]).await;
             }
             let before = state.coordinator.as_ref().map(|process| process.url.as_str());
-            let launched = ground.coordinator(before)?;
-            record(ctx, "coordinator", &launched.process, true)?;
-            launched.process
+            let launched = ground.coordinator(before).await?;
+            let process = launched.process.clone();
+            state.coordinator = Some(process.clone());
+            state.save(&ctx.profile)?;
+            launched.release("coordinator")?;
+            record(ctx, "coordinator", &process, true)?;
+            process
         }
     };
-    state.coordinator = Some(process.clone());
-    state.save(&ctx.profile)?;
     let url = process.url;
     let session = sign_in(ctx, ground, &url).await?;
     Ok((url, session))
@@ -225,9 +227,10 @@ async fn nodes(ctx: &Ctx, ground: &Ground, state: &mut State) -> Outcome<Vec<boo
             Process::stop(&[&old]).await;
         }
         let before = node.process.as_ref().map(|process| process.url.as_str());
-        let launched = ground.node(&node.name, before)?;
-        state.nodes[index].process = Some(launched.process);
+        let launched = ground.node(&node.name, before).await?;
+        state.nodes[index].process = Some(launched.process.clone());
         state.save(&ctx.profile)?;
+        launched.release(&state.nodes[index].name)?;
         started.push(true);
     }
     Ok(started)

@@ -2,22 +2,25 @@
 //!
 //! A process is named by its number *and* the time at which it started. It is signalled only while both still hold, so
 //! a number that the system has given to something else is never touched.
+//!
+//! None is ever left that nobody knows of: a new process ends by itself with the one that started it, until that one has
+//! written it down and lets it go ([`Launched::release`]).
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
 use crate::credentials::{make_private_dir, private_file};
 use crate::error::{Failure, Outcome};
 
-/// How long a start may take.
-pub const START: Duration = Duration::from_secs(30);
+/// How long a process that starts may go without serving and without adding to its log.
+const START: Duration = Duration::from_secs(30);
 /// How long a stop may take before it is forced.
 pub const STOP: Duration = Duration::from_secs(30);
 /// A log longer than this is put aside at the next start.
@@ -41,7 +44,7 @@ pub struct Process {
 /// How a process stands to this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bond {
-    /// It goes on when this one ends.
+    /// It goes on when this one ends, once it was released.
     Detached,
     /// It ends with this one, however this one ends: its standard input is a pipe from here.
     Tied,
@@ -52,8 +55,19 @@ pub enum Bond {
 pub struct Launched {
     /// What to remember of it.
     pub process: Process,
-    /// The handle; dropping it leaves a detached process alone and ends a tied one.
+    /// The handle; dropping it ends the process, unless it was released.
     pub child: Child,
+}
+
+impl Launched {
+    /// Lets a detached process go on by itself. To be called once it is written down, and not before.
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub fn release(mut self, name: &str) -> Outcome<()> {
+        let told = self.child.stdin.take().map_or(Ok(()), |mut input| input.write_all(b"\n"));
+        told.map_err(|error| Failure::io(format!("{name} ended at once"), &error))
+    }
 }
 
 /// When a process started; nothing if there is none, or it has ended and waits to be collected.
@@ -112,49 +126,66 @@ impl Process {
 /// Starts this executable again with other arguments, and waits until it says where it serves.
 ///
 /// # Errors
-/// What the last lines of its log say, when it ends or stays silent.
-pub fn launch(name: &str, arguments: &[OsString], log: &Path, bond: Bond) -> Outcome<Launched> {
+/// What the last lines of its log say, when it ends, or makes no progress for [`START`].
+pub async fn launch(name: &str, arguments: &[OsString], log: &Path, bond: Bond) -> Outcome<Launched> {
     let broken = |error: &io::Error| Failure::io(format!("cannot start {name}"), error);
     let (file, from) = open_log(log).map_err(|error| broken(&error))?;
     let executable = std::env::current_exe().map_err(|error| broken(&error))?;
     let mut command = Command::new(executable);
     command.args(arguments).env_remove("BYTENODE_TOKEN").current_dir("/");
-    command.stdout(Stdio::piped()).stderr(file);
-    match bond {
-        Bond::Detached => command.arg("--detach").stdin(Stdio::null()),
-        Bond::Tied => command.arg("--stop-on-eof").stdin(Stdio::piped()),
-    };
+    command.arg(match bond {
+        Bond::Detached => "--detach",
+        Bond::Tied => "--stop-on-eof",
+    });
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(file);
     #[cfg(unix)]
     // What our own caller left open (a lock, a pipe) must not live on in a process that stays.
     close_fds::set_fds_cloexec(3, &[]);
     let mut child = command.spawn().map_err(|error| broken(&error))?;
     let stdout = child.stdout.take().expect("standard output is a pipe");
-    let (say, said) = mpsc::channel();
-    std::thread::spawn(move || {
-        let mut line = String::new();
-        let read = BufReader::new(stdout.take(4096)).read_line(&mut line);
-        // Whoever waited may have given up.
-        let _ = say.send(read.map(|_| line));
-    });
-    let url = match said.recv_timeout(START) {
-        Ok(Ok(line)) if line.starts_with("http://") && line.ends_with('\n') => line.trim().to_owned(),
-        other => {
-            let silent = matches!(other, Err(mpsc::RecvTimeoutError::Timeout));
-            let _ = child.kill();
-            let _ = child.wait();
-            let why =
-                if silent { format!("did not start within {} s", START.as_secs()) } else { "did not start".into() };
-            let mut failure = Failure::other(format!("{name} {why}"));
-            failure.causes = last_lines(log, from);
-            return Err(failure.hint(format!("see {}", log.display())));
-        }
+    let said = first_line(stdout, log, from).await;
+    let Some(url) = said.as_deref().ok().filter(|line| line.starts_with("http://")) else {
+        // One that has ended already is what is wanted.
+        let _ = child.kill();
+        let why = match said {
+            Err(Silent) => format!("{name} does not start: it did nothing for {} s", START.as_secs()),
+            Ok(_) => format!("{name} did not start"),
+        };
+        let mut failure = Failure::other(why);
+        failure.causes = last_lines(log, from);
+        return Err(failure.hint(format!("see {}", log.display())));
     };
     let pid = child.id();
     let Some(start) = start_of(pid) else {
         return Err(Failure::other(format!("{name} ended at once")).hint(format!("see {}", log.display())));
     };
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    Ok(Launched { process: Process { pid, start, url, version }, child })
+    Ok(Launched { process: Process { pid, start, url: url.to_owned(), version }, child })
+}
+
+/// A process neither said anything nor added to its log.
+struct Silent;
+
+/// The first line that a process prints, which is empty if it ends before. It is waited for as long as the log grows.
+async fn first_line(stdout: impl Read + Send + 'static, log: &Path, from: u64) -> Result<String, Silent> {
+    let (say, mut said) = oneshot::channel();
+    // A thread, so that whoever waits can be interrupted.
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let read = BufReader::new(stdout.take(4096)).read_line(&mut line);
+        // Whoever waited may have given up.
+        let _ = say.send(read.ok().filter(|_| line.ends_with('\n')).map(|_| line.trim().to_owned()));
+    });
+    let mut length = from;
+    loop {
+        if let Ok(line) = tokio::time::timeout(START, &mut said).await {
+            return Ok(line.ok().flatten().unwrap_or_default());
+        }
+        let before = std::mem::replace(&mut length, fs::metadata(log).map_or(from, |metadata| metadata.len()));
+        if length <= before {
+            return Err(Silent);
+        }
+    }
 }
 
 /// Opens a log to add to, and says where what is added begins.

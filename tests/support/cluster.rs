@@ -65,6 +65,11 @@ impl Cluster {
         self.home.path().join("work")
     }
 
+    /// Where `up` keeps the pool.
+    pub fn data(&self) -> PathBuf {
+        self.home.path().join("data/bytenode")
+    }
+
     /// Writes a file there.
     pub fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.work().join(name);
