@@ -18,6 +18,8 @@ use crate::machine;
 use crate::node::http::Limits;
 use crate::seam::Seam;
 
+/// How long a start waits for nodes to answer, before it serves without those that hang.
+const GREET: Duration = Duration::from_secs(3);
 /// How often nodes are asked how they are.
 const PROBE_EVERY: Duration = Duration::from_secs(15);
 /// How often what nothing needs is released.
@@ -63,8 +65,12 @@ pub async fn run(
     if let Some(token) = coordinator.first_admin().await? {
         write_secret(&data.join("admin.token"), format!("{}\n", token.expose()).as_bytes())?;
     }
-    coordinator.greet_nodes().await;
-    let workers = work(&coordinator);
+    let greeter = Arc::clone(&coordinator);
+    let mut greeting = tokio::spawn(async move { greeter.greet_nodes().await });
+    // What is still under way then goes on while the first requests are answered.
+    drop(tokio::time::timeout(GREET, &mut greeting).await);
+    let mut workers = work(&coordinator);
+    workers.push(greeting);
     let gate = Arc::new(Arc::clone(&coordinator));
     let relay = routes(Arc::clone(&coordinator) as Arc<_>, RelayLimits::default());
     let served = serve_with(listener, gate, relay, allowed, shutdown).await;
