@@ -11,6 +11,7 @@ use bytenode::node::GrantToken;
 use crate::credentials::{Secret, make_private_dir, read_private};
 use crate::error::{Failure, Outcome};
 
+pub mod erase;
 pub mod process;
 pub mod state;
 

@@ -111,8 +111,12 @@ fn down_stops_only_its_own() {
     one.exits(2, &["down", "--delete-data"]);
     assert!(one.member("n1").data.exists());
     let data = one.member("n1").data;
-    one.ok(&["--yes", "down", "--delete-data"]);
+    let theirs = data.with_file_name("thesis.tex");
+    fs::write(&theirs, b"all of it").unwrap();
+    let ran = one.ok(&["--yes", "down", "--delete-data"]);
     assert!(!data.exists());
+    assert_eq!(fs::read(&theirs).unwrap(), b"all of it", "not ours");
+    assert!(ran.stderr.contains(theirs.to_str().unwrap()), "{}", ran.stderr);
     one.exits(7, &["ls"]);
 }
 

@@ -1,18 +1,21 @@
 //! `down`: stop what `up` started.
 
-use std::fs;
 use std::io;
-use std::path::Path;
 
+use bytenode::api::Code;
 use serde::Serialize;
 
 use crate::args::{examples, exits};
 use crate::commands::Ctx;
 use crate::credentials::Credentials;
 use crate::error::{Exit, Failure, Outcome};
+use crate::pool::erase::erase;
 use crate::pool::process::Process;
 use crate::pool::state::{State, lock};
-use crate::ui::text::plural;
+use crate::ui::text::{plural, shown};
+
+/// Foreign files that are named; more are counted.
+const LEFT: usize = 10;
 
 /// Stop what `up` started; keeps all data
 #[derive(Debug, clap::Args)]
@@ -51,7 +54,7 @@ pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
         return Ok(Exit::Done);
     };
     if args.delete_data {
-        let what = format!("delete everything stored in {}, for ever", state.data.display());
+        let what = format!("delete everything stored in {}, for ever", shown(&state.data));
         ctx.ui.confirm(&what, &profile.name)?;
     }
     // The coordinator first, so that it does not take its nodes for lost.
@@ -72,7 +75,14 @@ pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
         _ => ctx.ui.note(&format!("Stopped {}.", plural(stopped, "process"))),
     }
     if args.delete_data {
-        delete(&state.data)?;
+        let left = erase(&state.data).map_err(|error| {
+            let failure = Failure::io(format!("cannot delete everything in {}", state.data.display()), &error);
+            if error.kind() == io::ErrorKind::WouldBlock {
+                Failure::new(Code::Busy, failure.message).cause(&error)
+            } else {
+                failure
+            }
+        })?;
         let url = state.coordinator.as_ref().map(|process| process.url.clone());
         Credentials::update(&profile.dirs.state, |credentials| {
             credentials.profiles.remove(&profile.name);
@@ -81,26 +91,16 @@ pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
             }
         })?;
         State::remove(profile)?;
-        ctx.ui.note(&format!("Deleted what was in {}.", state.data.display()));
+        ctx.ui.note(&format!("Deleted what the pool kept in {}.", shown(&state.data)));
+        for path in left.iter().take(LEFT) {
+            ctx.ui.note(&format!("note: {} is not ByteNode's, and was left.", shown(path)));
+        }
+        if left.len() > LEFT {
+            ctx.ui.note(&format!("note: so were {} more.", left.len() - LEFT));
+        }
     } else {
-        ctx.ui.note(&format!("All data is kept in {}. To start again: bytenode up", state.data.display()));
+        ctx.ui.note(&format!("All data is kept in {}. To start again: bytenode up", shown(&state.data)));
     }
     ctx.ui.record(&SummaryRecord { kind: "summary", stopped, deleted: args.delete_data })?;
     Ok(Exit::Done)
-}
-
-/// Deletes what a pool made in its directory, nothing else that may be there.
-fn delete(data: &Path) -> Outcome<()> {
-    for name in ["coordinator", "nodes"] {
-        let dir = data.join(name);
-        match fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Failure::io(format!("cannot delete {}", dir.display()), &error));
-            }
-            _ => {}
-        }
-    }
-    // A directory in which something else is stays.
-    let _ = fs::remove_dir(data);
-    Ok(())
 }

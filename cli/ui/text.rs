@@ -11,6 +11,11 @@ pub fn escaped(name: &str) -> Cow<'_, str> {
     if name.chars().any(is_unsafe) { Cow::Owned(escape(name, false)) } else { Cow::Borrowed(name) }
 }
 
+/// A local path with the same written out.
+pub fn shown(path: &std::path::Path) -> String {
+    escaped(&path.display().to_string()).into_owned()
+}
+
 /// The same for a message of ours, which may have several lines.
 pub fn escaped_lines(text: &str) -> Cow<'_, str> {
     if text.chars().any(|c| c != '\n' && is_unsafe(c)) { Cow::Owned(escape(text, true)) } else { Cow::Borrowed(text) }
