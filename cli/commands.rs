@@ -12,6 +12,7 @@ use bytenode::seam::Seam;
 use crate::args::{Command, Global};
 use crate::credentials::Credentials;
 use crate::error::{Exit, Failure, Outcome};
+use crate::pool::state::State;
 use crate::profile::{Profile, is_local, normal_url, variable};
 use crate::ui::Ui;
 use crate::ui::text::{escaped, nearest};
@@ -77,10 +78,26 @@ impl Ctx {
                 .hint("bytenode up (or bytenode login URL for one that runs elsewhere)"));
         };
         let url = normal_url(&url)?;
+        if from_environment.is_none() {
+            self.check_ours(&url)?;
+        }
         match from_environment.as_deref().or(credentials.token(&url).map(|token| token.expose())) {
             Some(token) => session::connect(&url, token),
             None => Err(Failure::new(Code::NotSignedIn, format!("not signed in to {url}"))
                 .hint(format!("bytenode login {url}"))),
+        }
+    }
+
+    /// Refuses the address at which `up` started this profile's coordinator, once that has ended: whoever listens there
+    /// now must not be given a token.
+    pub fn check_ours(&self, url: &str) -> Outcome<()> {
+        let started = State::load(&self.profile)?.and_then(|pool| pool.coordinator);
+        match started.filter(|process| process.url == url) {
+            Some(process) if !process.runs() => {
+                let message = format!("the coordinator that bytenode up started at {url} does not run");
+                Err(Failure::new(Code::Temporary, message).hint("bytenode up"))
+            }
+            _ => Ok(()),
         }
     }
 

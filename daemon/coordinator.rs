@@ -12,7 +12,7 @@ use super::connect::HttpConnect;
 use super::relay::{RelayLimits, routes};
 use super::server::{ServerLimits, serve_with};
 use crate::catalog::Catalog;
-use crate::coordinator::keys::{Keys, write_secret};
+use crate::coordinator::keys::{Keys, check_mode, write_secret};
 use crate::coordinator::{Coordinator, Parts, Policy, Until};
 use crate::machine;
 use crate::node::http::Limits;
@@ -62,9 +62,7 @@ pub async fn run(
     let _lock = open_data(&data)?;
     let seam = Seam::real();
     let coordinator = start(options, &seam).await?;
-    if let Some(token) = coordinator.first_admin().await? {
-        write_secret(&data.join("admin.token"), format!("{}\n", token.expose()).as_bytes())?;
-    }
+    keep_admin_token(&coordinator, &data.join("admin.token")).await?;
     let greeter = Arc::clone(&coordinator);
     let mut greeting = tokio::spawn(async move { greeter.greet_nodes().await });
     // What is still under way then goes on while the first requests are answered.
@@ -91,6 +89,23 @@ async fn start(options: CoordinatorOptions, seam: &Seam) -> Result<Arc<Coordinat
     }
     let parts = Parts { catalog, seam: seam.clone(), keys, policy, connect, machine };
     Ok(Coordinator::start(parts).await?)
+}
+
+/// Sees to it that whoever can read the data directory is admin: makes the token anew when it is missing or does not let
+/// an admin in.
+async fn keep_admin_token(coordinator: &Arc<Coordinator>, path: &Path) -> Result<()> {
+    let kept = match std::fs::read_to_string(path) {
+        Ok(text) => {
+            check_mode(path)?;
+            Some(text)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    if let Some(token) = coordinator.admin_token(kept.as_deref().map(str::trim)).await? {
+        write_secret(path, format!("{}\n", token.expose()).as_bytes())?;
+    }
+    Ok(())
 }
 
 /// Makes the data directory, for its owner alone, and locks it.

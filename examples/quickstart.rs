@@ -46,7 +46,7 @@ async fn main() -> Result<(), Failure> {
     }
 
     // The first user signs in, and stores 10 MB. The bytes go from here to the nodes; the coordinator sees hashes.
-    let token = coordinator.first_admin().await?.ok_or("the pool has an admin already")?;
+    let token = coordinator.admin_token(None).await?.ok_or("the pool has an admin already")?;
     let api = Arc::new(coordinator.local_session(token.expose()).await?);
     let context = Context { api, dial: ways, seam: seam.clone(), watch: Arc::new(Silent) };
     let mut bytes = vec![0; 10_000_000];

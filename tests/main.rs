@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
 
 #[cfg(unix)]
+mod accounts;
+#[cfg(unix)]
 mod again;
 mod cli;
 #[cfg(unix)]

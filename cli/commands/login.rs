@@ -8,6 +8,7 @@ use crate::args::{examples, exits};
 use crate::commands::Ctx;
 use crate::credentials::{Credentials, Secret};
 use crate::error::{Exit, Failure, Outcome};
+use crate::pool::state::{State, lock};
 use crate::profile::normal_url;
 use crate::session;
 use crate::ui::text::escaped;
@@ -48,12 +49,30 @@ pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
     let known = ctx.url(&Credentials::load(state)?);
     let url = args.url.clone().or(known).unwrap_or_else(|| "http://127.0.0.1:7420".into());
     let url = normal_url(&url)?;
-    let token = read_token(ctx, args.with_token, &url)?;
-    let me = session::connect(&url, token.expose())?.whoami().await?;
+    if args.url.is_none() {
+        ctx.check_ours(&url)?;
+    }
+    let given = read_token(ctx, args.with_token, &url)?;
+    let session = session::connect(&url, given.expose())?;
+    let me = session.whoami().await?;
+    // A token of its own, so that logging out revokes nothing that others may need, the first admin's least of all.
+    let token = Secret::new(session.create_token("bytenode login").await?.token.expose());
+    forget_ended(ctx, &url).await?;
     Credentials::update(state, |credentials| credentials.sign_in(&ctx.profile.name, &url, token))?;
     ctx.ui.note(&format!("Signed in to {url} as {}.", escaped(&me.user)));
     ctx.ui.record(&SummaryRecord { kind: "summary", url: &url, user: &me.user, role: me.role })?;
     Ok(Exit::Done)
+}
+
+/// Whoever signs in where `up` had its coordinator, which has ended, means the one that is there now.
+async fn forget_ended(ctx: &Ctx, url: &str) -> Outcome<()> {
+    if ctx.check_ours(url).is_ok() {
+        return Ok(());
+    }
+    let _lock = lock(&ctx.profile).await?;
+    let Some(mut pool) = State::load(&ctx.profile)? else { return Ok(()) };
+    pool.coordinator = None;
+    pool.save(&ctx.profile)
 }
 
 fn read_token(ctx: &Ctx, with_token: bool, url: &str) -> Outcome<Secret> {

@@ -29,6 +29,7 @@ pub async fn run(ctx: &Ctx, _args: &Args) -> Outcome<Exit> {
     let Some((url, token)) = url.and_then(|url| Some((url.clone(), credentials.token(&url)?))) else {
         return Err(Failure::new(Code::NotSignedIn, "not signed in"));
     };
+    ctx.check_ours(&url)?;
     match session::connect(&url, token.expose())?.revoke_own_token().await {
         // A token that is not valid any more need not be revoked.
         Ok(()) => {}

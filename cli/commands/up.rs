@@ -121,28 +121,30 @@ fn data_dir(ctx: &Ctx, given: Option<&Path>, known: Option<&State>) -> Outcome<P
 /// Starts the coordinator unless it runs, and signs in.
 async fn coordinator(ctx: &Ctx, ground: &Ground, state: &mut State) -> Outcome<(String, Arc<dyn Session>)> {
     let before = state.coordinator.clone();
-    let process = match before.filter(|process| process.runs() && process.version == env!("CARGO_PKG_VERSION")) {
-        Some(process) => {
-            record(ctx, "coordinator", &process, false)?;
-            process
-        }
-        None => {
-            if let Some(old) = &state.coordinator {
-                Process::stop(&[old]).await;
+    let current = |process: &Process| process.runs() && process.version == env!("CARGO_PKG_VERSION");
+    if let Some(process) = before.filter(current) {
+        match sign_in(ctx, ground, &process.url).await {
+            // The token in the data directory is lost or revoked: the next start makes another.
+            Err(failure) if [Code::NotFound.as_str(), Code::NotSignedIn.as_str()].contains(&failure.code) => {
+                ctx.ui.detail("the coordinator is started again, to make a new admin.token");
             }
-            let before = state.coordinator.as_ref().map(|process| process.url.as_str());
-            let launched = ground.coordinator(before).await?;
-            let process = launched.process.clone();
-            state.coordinator = Some(process.clone());
-            state.save(&ctx.profile)?;
-            launched.release("coordinator")?;
-            record(ctx, "coordinator", &process, true)?;
-            process
+            signed_in => {
+                record(ctx, "coordinator", &process, false)?;
+                return Ok((process.url, signed_in?));
+            }
         }
-    };
-    let url = process.url;
-    let session = sign_in(ctx, ground, &url).await?;
-    Ok((url, session))
+    }
+    if let Some(old) = &state.coordinator {
+        Process::stop(&[old]).await;
+    }
+    let launched = ground.coordinator(state.coordinator.as_ref().map(|process| process.url.as_str())).await?;
+    let process = launched.process.clone();
+    state.coordinator = Some(process.clone());
+    state.save(&ctx.profile)?;
+    launched.release("coordinator")?;
+    record(ctx, "coordinator", &process, true)?;
+    let session = sign_in(ctx, ground, &process.url).await?;
+    Ok((process.url, session))
 }
 
 /// Signs this user in whenever the credential is missing or no longer good.
@@ -163,7 +165,7 @@ async fn sign_in(ctx: &Ctx, ground: &Ground, url: &str) -> Outcome<Arc<dyn Sessi
             Err(error) => return Err(error.into()),
         }
     }
-    // A token of one's own, so that signing out does not lock the first admin out for ever.
+    // A token of one's own, so that signing out does not revoke the one in the data directory.
     let admin = session::connect(url, ground.admin_token()?.expose())?;
     let token = admin.create_token("bytenode up").await?.token;
     let session = session::connect(url, token.expose())?;

@@ -96,12 +96,23 @@ pub fn revoke(c: &Connection, id: &str, now: Timestamp) -> CatalogResult<()> {
     Ok(())
 }
 
-/// Whether there is any user.
+/// Revokes a user's tokens with a name.
 ///
 /// # Errors
 /// [`super::CatalogError`].
-pub fn any(c: &Connection) -> CatalogResult<bool> {
-    Ok(c.prepare_cached("SELECT 1 FROM user LIMIT 1")?.exists([])?)
+pub fn revoke_named(c: &Connection, user: i64, name: &str, now: Timestamp) -> CatalogResult<()> {
+    c.prepare_cached("UPDATE token SET revoked_at = ?3 WHERE user_id = ?1 AND name = ?2 AND revoked_at IS NULL")?
+        .execute(params![user, name, micros(now)])?;
+    Ok(())
+}
+
+/// The row of the admin who came first.
+///
+/// # Errors
+/// [`super::CatalogError`].
+pub fn first_admin(c: &Connection) -> CatalogResult<Option<i64>> {
+    let mut question = c.prepare_cached("SELECT id FROM user WHERE role = 'admin' ORDER BY id LIMIT 1")?;
+    Ok(question.query_row([], |row| row.get(0)).optional()?)
 }
 
 /// How many users there are.

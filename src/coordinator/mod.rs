@@ -39,6 +39,9 @@ use registry::{Member, Registry};
 pub use session::LocalSession;
 pub use sweep::Until;
 
+/// The name of the token that is kept beside the catalog.
+const ADMIN_TOKEN: &str = "admin.token";
+
 /// How the coordinator behaves; defaults are DESIGN's.
 #[derive(Debug, Clone)]
 pub struct Policy {
@@ -265,16 +268,27 @@ impl Coordinator {
         &self.catalog
     }
 
-    /// Makes the first user, an admin called `admin`, unless there is a user; gives its token.
+    /// A token for whoever can read the data directory, who is admin: nothing while `kept` lets an admin in, else a new
+    /// one of the first admin (made, called `admin`, where there is none). Those made here before are then revoked, so
+    /// a start after a crash between any two steps ends with one that works.
     ///
     /// # Errors
     /// The catalog's.
-    pub async fn first_admin(&self) -> ApiResult<Option<GrantToken>> {
-        if self.catalog.read(users::any).await? {
-            return Ok(None);
+    pub async fn admin_token(self: &Arc<Self>, kept: Option<&str>) -> ApiResult<Option<GrantToken>> {
+        if let Some(kept) = kept {
+            match self.local_session(kept).await {
+                Ok(session) if session.is_admin() => return Ok(None),
+                Err(error) if error.code != Code::NotSignedIn => return Err(error),
+                _ => {}
+            }
         }
-        let user = self.create_user("admin", Role::Admin).await?;
-        Ok(Some(self.create_token_for(user.id, "first").await?.token))
+        let user = match self.read(users::first_admin).await? {
+            Some(user) => user,
+            None => self.create_user("admin", Role::Admin).await?.id,
+        };
+        let now = self.seam.now();
+        self.write(move |c| users::revoke_named(c, user, ADMIN_TOKEN, now)).await?;
+        Ok(Some(self.create_token_for(user, ADMIN_TOKEN).await?.token))
     }
 
     /// Makes a user with a vault of its own.

@@ -91,8 +91,12 @@ impl LocalSession {
         LinkTime { now, expires: now.checked_add(self.coordinator.policy.retention).unwrap_or(now) }
     }
 
+    pub(super) fn is_admin(&self) -> bool {
+        self.user.role == Role::Admin
+    }
+
     pub(super) fn must_be_admin(&self) -> ApiResult<()> {
-        if self.user.role == Role::Admin {
+        if self.is_admin() {
             return Ok(());
         }
         Err(ApiError::new(Code::NotAllowed, format!("{} is not an admin", self.user.name)))
