@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytenode::admin::Session;
 use bytenode::api::{Api, Code, Entry, Kind, ListRequest};
+use bytenode::machine::is_loopback;
 use bytenode::monitor::Watch;
 use bytenode::path::RemotePath;
 use bytenode::put::Context;
@@ -13,7 +14,7 @@ use crate::args::{Command, Global};
 use crate::credentials::Credentials;
 use crate::error::{Exit, Failure, Outcome};
 use crate::pool::state::State;
-use crate::profile::{Profile, is_local, normal_url, variable};
+use crate::profile::{Profile, normal_url, variable};
 use crate::ui::Ui;
 use crate::ui::text::{escaped, nearest};
 use crate::{session, signals};
@@ -185,7 +186,7 @@ fn hinted(ctx: &Ctx, failure: Failure) -> Failure {
     }
     let url = Credentials::load(&ctx.profile.dirs.state).ok().and_then(|credentials| ctx.url(&credentials));
     match url {
-        Some(url) if is_local(&url) => failure.hint("bytenode up"),
+        Some(url) if is_loopback(&url) => failure.hint("bytenode up"),
         _ => failure,
     }
 }

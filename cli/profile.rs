@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use bytenode::machine::is_loopback;
 use serde::Deserialize;
 
 use crate::error::{Failure, Outcome};
@@ -152,7 +153,7 @@ pub fn normal_url(text: &str) -> Outcome<String> {
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() || !plain || url.path() != "/" {
         return Err(wrong());
     }
-    if url.scheme() == "http" && !is_loopback(&url) {
+    if url.scheme() == "http" && !is_loopback(url.as_str()) {
         return Err(Failure::usage(format!("{text} would carry your token unencrypted to another machine")).hint(
             format!(
                 "ssh -L 7420:127.0.0.1:7420 {} and then use http://127.0.0.1:7420",
@@ -161,20 +162,6 @@ pub fn normal_url(text: &str) -> Outcome<String> {
         ));
     }
     Ok(url.as_str().trim_end_matches('/').to_owned())
-}
-
-fn is_loopback(url: &url::Url) -> bool {
-    match url.host() {
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
-}
-
-/// Whether an address leads to this machine.
-pub fn is_local(url: &str) -> bool {
-    url::Url::parse(url).is_ok_and(|url| is_loopback(&url))
 }
 
 #[cfg(test)]

@@ -24,6 +24,16 @@ pub fn identity(seam: &Seam) -> String {
     data_encoding::HEXLOWER.encode(&sha256(known.as_bytes()))
 }
 
+/// Whether an address leads to this machine itself, whoever resolves it: a loopback address, or `localhost`.
+pub fn is_loopback(url: &str) -> bool {
+    match url::Url::parse(url).ok().as_ref().and_then(url::Url::host) {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
+        None => false,
+    }
+}
+
 fn read(path: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let text = text.trim();
@@ -44,6 +54,16 @@ fn hostname() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn loopback_is_all_of_it() {
+        for here in ["http://127.0.0.1:1", "http://127.0.0.9", "https://[::1]:1", "http://LOCALHOST:5001"] {
+            assert!(is_loopback(here), "{here}");
+        }
+        for elsewhere in ["http://10.0.0.1:1", "http://localhost.example", "http://127.0.0.1.example", "nonsense", ""] {
+            assert!(!is_loopback(elsewhere), "{elsewhere}");
+        }
+    }
 
     #[test]
     fn it_is_stable_and_says_nothing_readable() {

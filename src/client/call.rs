@@ -8,10 +8,11 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode, redirect};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use url::{Host, Url};
+use url::Url;
 
 use super::{ClientLimits, wire, wrong_answer};
 use crate::api::{ApiError, ApiResult, Code, NodeAddress, NodeKind};
+use crate::machine::is_loopback;
 use crate::node::GrantToken;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -344,13 +345,7 @@ fn coordinator_url(text: &str) -> ApiResult<Url> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err(refuse("must not contain a user or password"));
     }
-    let local = match url.host() {
-        Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
-    if url.scheme() != "http" || !local {
+    if url.scheme() != "http" || !is_loopback(url.as_str()) {
         let port = url.port().unwrap_or(7420);
         let host = url.host_str().unwrap_or("HOST");
         return Err(refuse(&format!(

@@ -255,15 +255,6 @@ impl Coordinator {
     }
 }
 
-pub(super) fn is_loopback(url: &str) -> bool {
-    match url::Url::parse(url).ok().as_ref().and_then(url::Url::host) {
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
-}
-
 /// Asks a node how it is; one that does not say so soon has failed.
 async fn doubt(member: &Member) {
     if tokio::time::timeout(DOUBT, member.probe()).await.is_err() {

@@ -11,13 +11,13 @@ use jiff::Timestamp;
 use rusqlite::{OptionalExtension, params};
 
 use super::Coordinator;
-use super::judge::is_loopback;
 use super::registry::Member;
 use crate::admin::Access;
 use crate::api::{ApiResult, NodeAddress, NodeKind};
 use crate::catalog::{nodes::NodeRow, packs};
 use crate::grant::PublicKey;
 use crate::id::{NodeId, PackId, PackRoot, PoolId};
+use crate::machine::is_loopback;
 use crate::pack::PackEntry;
 
 /// What a relay asks of a coordinator.

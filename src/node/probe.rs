@@ -206,7 +206,7 @@ async fn reach(checks: &mut Checks, rpc: &HttpNode, url: &str) -> Option<NodeKin
 
 fn unreachable_hint(url: &str) -> String {
     let port = address::port(url).unwrap_or(5001);
-    let here = if address::is_loopback(url) {
+    let here = if crate::machine::is_loopback(url) {
         "start it (`ipfs daemon`), and look into $IPFS_PATH/api for its address. If it is on another machine: "
     } else {
         ""

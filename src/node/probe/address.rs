@@ -73,16 +73,6 @@ fn multiaddr(text: &str) -> Result<String, AddressError> {
     Ok(format!("{scheme}://{host}:{port}"))
 }
 
-/// Whether a URL's host is this machine itself.
-pub(super) fn is_loopback(url: &str) -> bool {
-    match Url::parse(url).ok().as_ref().and_then(Url::host) {
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
-        None => false,
-    }
-}
-
 /// The same URL at another port and without a path, or the port alone.
 pub(super) fn at_port(url: &str, port: u16) -> Option<String> {
     let mut url = Url::parse(url).ok()?;
@@ -126,12 +116,5 @@ mod tests {
             let error = parse(text).unwrap_err().to_string();
             assert!(!error.contains("geheim"), "{error}");
         }
-    }
-
-    #[test]
-    fn loopback_is_recognised() {
-        assert!(is_loopback("http://127.0.0.9:1") && is_loopback("http://[::1]:1") && is_loopback("http://localhost"));
-        assert!(!is_loopback("http://10.0.0.1:1") && !is_loopback("nonsense"));
-        assert_eq!(at_port("http://nas:5001/x", 8080).as_deref(), Some("http://nas:8080"));
     }
 }

@@ -102,9 +102,10 @@ fn open_rpc(checks: &mut Checks, config: &Value, url: &str) {
     };
     let any = |text: &str| text.starts_with("/ip4/0.0.0.0/") || text.starts_with("/ip6/::/");
     let loopback = |text: &&str| {
-        text.starts_with("/unix/") || (!any(text) && address::parse(text).is_ok_and(|url| address::is_loopback(&url)))
+        text.starts_with("/unix/")
+            || (!any(text) && address::parse(text).is_ok_and(|url| crate::machine::is_loopback(&url)))
     };
-    let open = !listens.iter().all(loopback) || !address::is_loopback(url);
+    let open = !listens.iter().all(loopback) || !crate::machine::is_loopback(url);
     if open && !authorized {
         let hint = "ipfs config --json API.Authorizations \
                     '{\"bytenode\":{\"AuthSecret\":\"bearer:TOKEN\",\"AllowedPaths\":[\"/api/v0\"]}}', restart, and \
