@@ -80,7 +80,8 @@ pub enum Gc {
 pub struct NodeAdd {
     /// Its address: `http(s)://`, `host:port` or a multiaddr.
     pub url: String,
-    /// The name people will use; nothing for one made from the address.
+    /// The name people will use; nothing for `node1` and so on. Of a node that the pool has already, everything that is
+    /// not given stays as it is.
     #[serde(default)]
     pub name: Option<String>,
     /// Its failure zone; nothing for its machine.
@@ -146,8 +147,11 @@ pub enum CheckResult {
 pub struct NodeReport {
     /// Every step in order.
     pub checks: Vec<NodeCheck>,
-    /// The node as registered (or as it would be); nothing when a step failed.
+    /// The node as registered (or as it would be); nothing when a step failed, or when a dry run cannot know it.
     pub node: Option<NodeInfo>,
+    /// Whether the pool had this node before.
+    #[serde(default)]
+    pub known: bool,
 }
 
 /// State of a node.
@@ -402,7 +406,7 @@ pub trait Admin: Send + Sync {
     async fn revoke_own_token(&self) -> ApiResult<()>;
     /// The chunks of one's file, in order.
     async fn chunk_rows(&self, path: &RemotePath, cursor: Option<&str>, limit: u32) -> ApiResult<Page<ChunkRow>>;
-    /// The pool at a glance.
+    /// The pool at a glance. Whoever is no admin is told of own files alone, and no address that only the coordinator uses.
     async fn status(&self) -> ApiResult<Status>;
     /// All nodes, asked just now.
     async fn nodes(&self) -> ApiResult<Vec<NodeInfo>>;

@@ -5,6 +5,8 @@
 #[cfg(unix)]
 mod accounts;
 #[cfg(unix)]
+mod admin_node;
+#[cfg(unix)]
 mod again;
 mod cli;
 #[cfg(unix)]

@@ -179,15 +179,6 @@ pub fn seen(c: &Connection, row: i64, version: &str, now: Timestamp) -> CatalogR
     Ok(())
 }
 
-/// Closes a node to new chunks, or opens it again.
-///
-/// # Errors
-/// [`CatalogError`].
-pub fn set_draining(c: &Connection, row: i64, draining: bool) -> CatalogResult<()> {
-    c.execute("UPDATE node SET draining = ?2 WHERE id = ?1", params![row, draining])?;
-    Ok(())
-}
-
 /// Forgets a node and all its packs, unless a file or an upload under way has a chunk there with fewer copies elsewhere
 /// than it wants; gives how many such chunks there are (then nothing is changed). Elsewhere, only copies count that were
 /// proved from `since` on. A node that is given up as lost is forgotten all the same.

@@ -5,25 +5,19 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::health::Check;
+use super::keys::NodeSecret;
 use super::registry::Member;
 use super::sweep::Until;
 use super::{Coordinator, LocalSession, internal};
 use crate::admin::{
-    Action, Admin, ChunkRow, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo, NodeReport, Status, Swept,
-    WhoAmI,
+    Access, Action, Admin, ChunkRow, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo, NodeReport, Status,
+    Swept, WhoAmI,
 };
 use crate::api::{ApiError, ApiResult, Code, Kind, MAX_FILES, Page};
 use crate::catalog::chunks;
-use crate::catalog::nodes::{self, Usage};
+use crate::catalog::nodes::{self, NodeRow, Usage};
 use crate::catalog::{files, users};
 use crate::path::RemotePath;
-
-/// Whether a node is closed to new chunks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Draining {
-    Yes,
-    No,
-}
 
 impl Coordinator {
     async fn info(&self, member: &Member) -> ApiResult<NodeInfo> {
@@ -71,8 +65,17 @@ impl Coordinator {
     async fn node_add(&self, request: &NodeAdd) -> ApiResult<NodeReport> {
         let examined = self.connect.examine(request, &self.introduction_for_test().await?).await?;
         let passed = examined.passed();
-        let mut report = NodeReport { checks: examined.checks, node: None };
-        let Some((mut row, secret)) = examined.node.filter(|_| passed) else { return Ok(report) };
+        let mut report = NodeReport { checks: examined.checks, node: None, known: false };
+        let Some((mut row, mut secret)) = examined.node.filter(|_| passed) else { return Ok(report) };
+        if let Some(known) = self.nodes.known(&row.id) {
+            report.known = true;
+            keep(request, &known.row, &mut row);
+            let kept = self.keys.node(&row.id);
+            secret = NodeSecret { own: secret.own.or(kept.own), client: secret.client.or(kept.client) };
+        }
+        if row.name.is_empty() {
+            row.name = self.nodes.free_name();
+        }
         let taken = self.nodes.named(&row.name).filter(|member| member.row.id != row.id);
         if taken.is_some() {
             return Err(ApiError::new(Code::Exists, format!("another node is called {} already", row.name))
@@ -83,9 +86,6 @@ impl Coordinator {
             report.node = Some(self.info(&Member::new(row, node)).await?);
             return Ok(report);
         }
-        if row.name.is_empty() {
-            row.name = format!("node{}", self.nodes.all().len() + 1);
-        }
         let member = self.register(row, secret).await?;
         report.node = Some(self.info(&member).await?);
         Ok(report)
@@ -94,21 +94,30 @@ impl Coordinator {
     /// Rebuilds elsewhere what is needed from a node, then forgets it.
     async fn node_remove(&self, name: &str, lost: bool, dry_run: bool) -> ApiResult<HealthReport> {
         let member = self.member(name)?;
-        let row = member.row.row;
-        let check = Check { now: false, read: false, leaving: Some(row) };
+        let check = Check { now: false, read: false, leaving: Some(member.row.row) };
         if dry_run {
             let (found, view) = self.diagnose(check).await?;
             return Ok(found.report(&view));
         }
-        // Closed to new chunks first, so that none arrives while the others are moved.
-        let since = self.seam.now();
-        self.set_draining(&member, Draining::Yes).await?;
+        // Closed to new chunks first, so that none arrives while the others are moved. In memory alone, so that a node
+        // is open again after a start that follows a crash.
+        self.nodes.set(member.changed(NodeRow { draining: true, ..member.row.clone() }));
+        let removed = self.empty_and_forget(&member, check, lost).await;
+        match self.nodes.get(member.row.row) {
+            Some(stays) => drop(self.nodes.set(stays.changed(member.row.clone()))),
+            None => self.repair_wanted.notify_one(),
+        }
+        removed
+    }
+
+    async fn empty_and_forget(&self, member: &Member, check: Check, lost: bool) -> ApiResult<HealthReport> {
+        let (row, since) = (member.row.row, self.seam.now());
         let report = self.mend(check).await?;
-        let roots = self.own_packs(&member).await;
+        let roots = self.own_packs(member).await;
         let _alone = self.repairing.lock().await;
         let forgotten = self.write(move |c| nodes::forget_unless_needed(c, row, lost, since)).await?;
         if forgotten > 0 {
-            self.set_draining(&member, Draining::No).await?;
+            let name = &member.row.name;
             let what = format!("{forgotten} chunks on {name} could not be given all their copies on the other nodes");
             return Err(ApiError::new(Code::TooFewNodes, what)
                 .hint("add a node first; for one that never comes back see bytenode admin node remove --help"));
@@ -119,17 +128,7 @@ impl Coordinator {
             // What stays behind on a node that fails now is no longer ours to count on.
             drop(member.node.drop_pack(root).await);
         }
-        self.repair_wanted.notify_one();
         Ok(report)
-    }
-
-    async fn set_draining(&self, member: &Member, draining: Draining) -> ApiResult<()> {
-        let (row, flag) = (member.row.row, draining == Draining::Yes);
-        self.write(move |c| nodes::set_draining(c, row, flag)).await?;
-        let mut changed = member.row.clone();
-        changed.draining = flag;
-        self.nodes.set(Member::new(changed, Arc::clone(&member.node)));
-        Ok(())
     }
 
     /// The roots on a node that are ours; nothing when it does not answer.
@@ -146,10 +145,11 @@ impl Coordinator {
         }
     }
 
-    async fn status(&self) -> ApiResult<Status> {
+    /// The pool as a whole, and the files of one vault, or of all.
+    async fn status(&self, vault: Option<i64>) -> ApiResult<Status> {
         let nodes = self.infos().await?;
         let (found, _) = self.diagnose(Check::default()).await?;
-        let (files, bytes) = self.read(files::totals).await?;
+        let (files, bytes) = self.read(move |c| files::totals(c, vault)).await?;
         Ok(Status {
             usable_bytes: usable(&nodes, self.policy.replicas),
             replicas: self.policy.replicas,
@@ -162,6 +162,26 @@ impl Coordinator {
             nodes,
         })
     }
+}
+
+/// What was not given when a node was added again stays as it was.
+fn keep(request: &NodeAdd, known: &NodeRow, row: &mut NodeRow) {
+    if request.name.is_none() {
+        row.name.clone_from(&known.name);
+    }
+    if request.zone.is_none() {
+        row.zone.clone_from(&known.zone);
+    }
+    if request.capacity_bytes.is_none() {
+        row.capacity_bytes = known.capacity_bytes;
+    }
+    // At another address, the gateway is where the node says.
+    if request.gateway.is_none() && row.url == known.url {
+        row.gateway.clone_from(&known.gateway);
+    }
+    row.access = request.access.or(known.access);
+    row.gc = request.gc.unwrap_or(known.gc);
+    row.draining = known.draining;
 }
 
 /// Plaintext that can still be stored at the target copies: the largest amount of which no node would have to hold more
@@ -245,8 +265,14 @@ impl Admin for LocalSession {
     }
 
     async fn status(&self) -> ApiResult<Status> {
-        self.must_be_admin()?;
-        self.coordinator.status().await
+        if self.is_admin() {
+            return self.coordinator.status(None).await;
+        }
+        let mut status = self.coordinator.status(Some(self.user.vault)).await?;
+        for node in status.nodes.iter_mut().filter(|node| node.access == Access::Relay) {
+            node.url.clear();
+        }
+        Ok(status)
     }
 
     async fn nodes(&self) -> ApiResult<Vec<NodeInfo>> {
@@ -279,7 +305,7 @@ impl Admin for LocalSession {
         let pool = self.coordinator.introduction_for_test().await?;
         let examined = self.coordinator.connect.examine(&request, &pool).await?;
         drop(member.probe().await);
-        Ok(NodeReport { checks: examined.checks, node: Some(self.coordinator.info(&member).await?) })
+        Ok(NodeReport { checks: examined.checks, node: Some(self.coordinator.info(&member).await?), known: true })
     }
 
     async fn node_remove(&self, name: &str, lost: bool, dry_run: bool) -> ApiResult<HealthReport> {

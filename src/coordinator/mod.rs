@@ -308,11 +308,18 @@ impl Coordinator {
     /// # Errors
     /// The catalog's, or that the node cannot be connected to.
     pub async fn register(&self, row: NodeRow, secret: NodeSecret) -> ApiResult<Arc<Member>> {
-        self.keys.set_node(&row.id, Some(secret.clone())).map_err(internal)?;
+        let node = self.connect.connect(&row, &secret).map_err(|error| node_error(&error))?;
+        let before = self.nodes.known(&row.id).map(|_| self.keys.node(&row.id));
+        self.keys.set_node(&row.id, Some(secret)).map_err(internal)?;
         let (mut row, now) = (row, self.seam.now());
         let kept = row.clone();
-        row.row = self.catalog.write(move |c| nodes::upsert(c, &kept, now)).await?;
-        let node = self.connect.connect(&row, &secret).map_err(|error| node_error(&error))?;
+        match self.catalog.write(move |c| nodes::upsert(c, &kept, now)).await {
+            Ok(id) => row.row = id,
+            Err(error) => {
+                self.keys.set_node(&row.id, before).map_err(internal)?;
+                return Err(error.into());
+            }
+        }
         let member = self.nodes.set(Member::new(row, node));
         drop(member.probe().await);
         Ok(member)

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::admin::NodeState;
 use crate::catalog::nodes::NodeRow;
+use crate::id::NodeId;
 use crate::node::{NodeError, NodeFailure, NodeStatus, SharedNode};
 use crate::pack::MAX_CHUNK_BYTES;
 use crate::place::{PlaceNode, Topology};
@@ -60,6 +61,11 @@ impl Member {
     pub fn new(row: NodeRow, node: SharedNode) -> Self {
         let now = Now { version: row.version.clone(), ..Now::default() };
         Self { row, node, now: Mutex::new(now) }
+    }
+
+    /// The same node, with its present state, registered otherwise.
+    pub fn changed(&self, row: NodeRow) -> Self {
+        Self { row, node: Arc::clone(&self.node), now: Mutex::new(self.lock().clone()) }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Now> {
@@ -198,6 +204,19 @@ impl Registry {
     /// The member with a name.
     pub fn named(&self, name: &str) -> Option<Arc<Member>> {
         self.all().into_iter().find(|member| member.row.name == name)
+    }
+
+    /// The member with an identity.
+    pub fn known(&self, id: &NodeId) -> Option<Arc<Member>> {
+        self.all().into_iter().find(|member| member.row.id == *id)
+    }
+
+    /// A name that no member has: `node1` and so on.
+    pub fn free_name(&self) -> String {
+        let members = self.all();
+        let mut names = (1u64..).map(|number| format!("node{number}"));
+        let taken = |name: &String| members.iter().any(|member| member.row.name == *name);
+        names.find(|name| !taken(name)).expect("there are more names than members")
     }
 
     /// How long a member may fail before it is lost.

@@ -9,6 +9,7 @@ mod health;
 mod hostile;
 mod inputs;
 mod names;
+mod nodes;
 mod removal;
 mod seeds;
 mod spread;

@@ -121,7 +121,7 @@ pub struct Pool {
     pub dir: tempfile::TempDir,
     ways: Arc<Ways>,
     setup: Setup,
-    keys: Arc<Keys>,
+    pub keys: Arc<Keys>,
 }
 
 /// A user with a session.

@@ -207,11 +207,21 @@ async fn add(ctx: &Ctx, session: &Arc<dyn Session>, args: &AddArgs) -> Outcome<E
     checks(ctx, &shown, &report)?;
     let summary = |nodes, failed| SummaryRecord { line: "summary", nodes, failed, dry_run: args.dry_run };
     let Some(node) = &report.node else {
+        let failed = report.checks.iter().any(|check| check.result == CheckResult::Failed);
+        if args.dry_run && !failed {
+            ctx.ui.note("Would add it, if it then passes the rest of its test.");
+            ctx.ui.record(&summary(1, 0))?;
+            return Ok(Exit::Done);
+        }
         ctx.ui.note("The node was not added.");
         ctx.ui.record(&summary(0, 1))?;
         return Ok(Exit::Problems);
     };
-    let verb = if args.dry_run { "Would add" } else { "Added" };
+    let verb = match (args.dry_run, report.known) {
+        (true, false) => "Would add",
+        (false, false) => "Added",
+        (_, true) => "Already in the pool:",
+    };
     let room = size(node.capacity_bytes);
     ctx.ui.note(&format!("{verb} {} with room for {room}, zone {}.", escaped(&node.name), escaped(&node.zone)));
     record(ctx, node)?;

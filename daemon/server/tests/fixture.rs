@@ -322,7 +322,7 @@ pub(super) fn node_report() -> NodeReport {
         hint: Some("do".to_owned()),
     };
     let checks = vec![check(CheckResult::Ok), check(CheckResult::Risk), check(CheckResult::Failed)];
-    NodeReport { checks, node: Some(node_info()) }
+    NodeReport { checks, node: Some(node_info()), known: true }
 }
 
 pub(super) fn health_request() -> HealthRequest {
