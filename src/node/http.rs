@@ -8,6 +8,7 @@ mod base;
 mod credential;
 mod incoming;
 mod limits;
+mod packs;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -34,7 +35,6 @@ pub use self::incoming::{Ended, IncomingPack, PackSender};
 pub use self::limits::Limits;
 use self::transport::{Answer, Ask, Transport};
 use crate::api::NodeKind;
-use crate::car;
 use crate::id::{ChunkId, NodeId, PackRoot};
 use crate::node::{ChunkAt, GrantToken, Node, NodeError, NodeFailure, NodeStatus, Receipt};
 use crate::pack::{Pack, PackHeader};
@@ -237,53 +237,6 @@ impl HttpNode {
         read.and_then(|()| import.end()).map_err(|failure| authorization.told(failure))
     }
 
-    async fn holds(&self, root: PackRoot) -> Result<bool, NodeFailure> {
-        let call = self.call(format!("pin/ls?arg={root}&type=recursive"), "saying whether it protects a pack");
-        match self.json::<wire::PinKeys>(call).await {
-            Ok((found, _)) if found.keys.contains_key(&root.to_string()) => Ok(true),
-            Ok(_) => Err(NodeFailure::Answer(format!("a listing of {root} without it"))),
-            Err(NodeFailure::Answer(text)) if text.contains("is not pinned") => Ok(false),
-            Err(failure) => Err(failure),
-        }
-    }
-
-    async fn unpin(&self, root: PackRoot) -> Result<(), NodeFailure> {
-        match self.json::<wire::Pins>(self.call(format!("pin/rm?arg={root}"), "dropping a pack")).await {
-            Ok((found, _)) if found.pins.iter().any(|pin| pin == &root.to_string()) => Ok(()),
-            Ok(_) => Err(NodeFailure::Answer(format!("that it dropped something else than {root}"))),
-            Err(NodeFailure::Answer(text)) if text.contains("not pinned") => Ok(()),
-            Err(failure) => Err(failure),
-        }
-    }
-
-    async fn replace(&self, old: PackRoot, header: &PackHeader) -> Result<(), NodeFailure> {
-        let new = header.root();
-        if old == new {
-            let holds = self.holds(new).await?;
-            return if holds { Ok(()) } else { Err(NodeFailure::Absent(new.to_string())) };
-        }
-        let block = Bytes::from(header.root_block());
-        let block_bytes = block.len() as u64;
-        let prefix = Bytes::from(car::section_prefix(&new.cid(), block.len()));
-        let pieces = vec![Bytes::from(car::header(&new)), prefix, block];
-        self.import_whole(pieces, wire::Expected { root: new, blocks: 1, block_bytes }, None).await?;
-        let limit = self.limits.pinning(header.bytes());
-        let path = format!("pin/update?arg={old}&arg={new}&unpin=true&timeout={}", timeout(limit));
-        let mut call = self.call(path, "replacing a pack");
-        call.answer_within = limit.saturating_add(self.limits.connect);
-        match self.json::<wire::Pins>(call).await {
-            Ok((found, _)) if found.pins.iter().any(|pin| pin == &new.to_string()) => Ok(()),
-            Ok(_) => Err(NodeFailure::Answer(format!("that it replaced something else than {old}"))),
-            // A repetition: the first one was done wholly, or up to dropping the old one.
-            Err(NodeFailure::Answer(text)) if text.contains("already recursively pinned") => self.unpin(old).await,
-            Err(NodeFailure::Answer(text)) if text.contains("not recursively pinned already") => {
-                let done = self.holds(new).await?;
-                if done { Ok(()) } else { Err(NodeFailure::Absent(old.to_string())) }
-            }
-            Err(failure) => Err(failure),
-        }
-    }
-
     async fn read(
         &self,
         at: &ChunkAt,
@@ -298,7 +251,7 @@ impl HttpNode {
         }
         let answer = match &self.gateway {
             Some(gateway) => self.ask_gateway(gateway, at, range.as_ref(), grant).await?,
-            None => self.ask_rpc(at, grant).await?,
+            None => self.get_block(&at.chunk, grant).await?,
         };
         let partial = answer.status == StatusCode::PARTIAL_CONTENT;
         let expected = match &range {
@@ -347,14 +300,13 @@ impl HttpNode {
         }
     }
 
-    async fn ask_rpc(&self, at: &ChunkAt, grant: Option<&GrantToken>) -> Result<Answer, NodeFailure> {
-        let path = format!("block/get?arg={}&offline=true&timeout={}", at.chunk, timeout(self.limits.first_byte));
+    /// A block by its digest, whatever its codec, from the node's own store.
+    async fn get_block(&self, block: &ChunkId, grant: Option<&GrantToken>) -> Result<Answer, NodeFailure> {
+        let path = format!("block/get?arg={block}&offline=true&timeout={}", timeout(self.limits.first_byte));
         let mut call = self.call(path, "giving a chunk");
         call.grant = grant;
         match self.post(call).await {
-            Err(NodeFailure::Answer(text)) if text.contains("could not find") || text.contains("not found locally") => {
-                Err(NodeFailure::Absent(at.chunk.to_string()))
-            }
+            Err(NodeFailure::Answer(text)) if wire::is_absence(&text) => Err(NodeFailure::Absent(block.to_string())),
             other => other,
         }
     }
@@ -438,16 +390,7 @@ impl Node for HttpNode {
     }
 
     async fn protect_pack(&self, root: PackRoot, bytes: u64) -> Result<(), NodeError> {
-        let limit = self.limits.pinning(bytes);
-        let path = format!("pin/add?arg={root}&recursive=true&offline=true&timeout={}", timeout(limit));
-        let mut call = self.call(path, "protecting a pack");
-        // The node's own limit comes first, since its error says more.
-        call.answer_within = limit.saturating_add(self.limits.connect);
-        match self.json::<wire::Pins>(call).await {
-            Ok((found, _)) if found.pins.iter().any(|pin| pin == &root.to_string()) => Ok(()),
-            Ok(_) => Err(self.at(NodeFailure::Answer(format!("that it pinned something else than {root}")))),
-            Err(failure) => Err(self.at(failure)),
-        }
+        self.protect(root, bytes).await.map_err(|failure| self.at(failure))
     }
 
     async fn holds_pack(&self, root: PackRoot) -> Result<bool, NodeError> {

@@ -43,6 +43,11 @@ pub(super) fn failure(status: StatusCode, text: String) -> NodeFailure {
     }
 }
 
+/// Whether Kubo's message says that a block is not in its own store.
+pub(super) fn is_absence(text: &str) -> bool {
+    text.contains("could not find") || text.contains("not found locally")
+}
+
 /// A multipart body around the pieces, which are not copied; its boundary must not occur in them.
 pub(super) fn multipart(boundary: &str, pieces: Vec<Bytes>) -> Vec<Bytes> {
     let head = format!(
@@ -61,6 +66,13 @@ pub(super) fn multipart(boundary: &str, pieces: Vec<Bytes>) -> Vec<Bytes> {
 struct Link {
     #[serde(rename = "/")]
     cid: String,
+}
+
+impl Link {
+    /// Whether it is this root's.
+    fn is(&self, root: PackRoot) -> bool {
+        self.cid.parse() == Ok(root)
+    }
 }
 
 #[derive(Deserialize)]
@@ -130,7 +142,7 @@ impl Import {
             if !root.pin_error_msg.is_empty() {
                 return Err(failure(StatusCode::INTERNAL_SERVER_ERROR, root.pin_error_msg));
             }
-            if root.cid.cid.parse() != Ok(self.expected.root) {
+            if !root.cid.is(self.expected.root) {
                 return Err(NodeFailure::Answer("it imported another root".to_owned()));
             }
         }
@@ -186,6 +198,20 @@ pub(super) struct PinKeys {
 pub(super) struct Pins {
     #[serde(rename = "Pins", default)]
     pub(super) pins: Vec<String>,
+}
+
+/// `dag/stat`.
+#[derive(Deserialize)]
+pub(super) struct DagStat {
+    #[serde(rename = "DagStats", default)]
+    pub(super) dag_stats: Vec<DagStatOne>,
+}
+
+/// One of its roots.
+#[derive(Deserialize)]
+pub(super) struct DagStatOne {
+    #[serde(rename = "Cid")]
+    pub(super) cid: String,
 }
 
 /// `id`.
