@@ -1,4 +1,8 @@
 //! How the coordinator reaches real nodes: over HTTP, with its own credential, after a whole test.
+//!
+//! What a built-in node says of itself is a claim, and only chooses whom to ask for a proof: join code, grants and
+//! greetings go over connections whose other end proved that it has the claimed (or registered) identity's key. Who is
+//! asked to join for the first time may be anybody, since nothing is known of it yet but the code that its owner gave.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,18 +15,21 @@ use crate::api::{ApiError, ApiResult, Code, NodeKind};
 use crate::catalog::nodes::NodeRow;
 use crate::coordinator::keys::{Keys, NodeSecret};
 use crate::coordinator::{Connect, Examined, Introduction};
-use crate::grant::{Grant, Verb};
+use crate::grant::{Grant, PublicKey, Verb};
 use crate::id::{NodeId, PoolId};
 use crate::machine::is_loopback;
 use crate::node::http::{Credential, HttpNode, HttpNodeOptions, Limits};
-use crate::node::probe::{ProbeOptions, Probed, parse_address, probe};
-use crate::node::{GrantToken, NodeError, SharedNode};
+use crate::node::probe::{IMPOSTOR_HINT, ProbeOptions, Probed, parse_address, probe};
+use crate::node::{GrantToken, NodeError, NodeFailure, SharedNode};
 use crate::seam::Seam;
 
 /// How long the coordinator's own grants are good for.
 const OWN_GRANT: Duration = Duration::from_secs(600);
-/// The longest answer of a node that is about to join.
-const MAX_ANSWER: usize = 64 << 10;
+
+/// The call with which a built-in node joins.
+const JOIN: &str = "bytenode/join";
+/// The call with which the coordinator makes a start known to it.
+const HELLO: &str = "bytenode/hello";
 
 /// Connects over HTTP.
 pub struct HttpConnect {
@@ -32,23 +39,12 @@ pub struct HttpConnect {
     seam: Seam,
     /// The zone of nodes on this machine.
     machine: String,
-    client: reqwest::Client,
 }
 
 impl HttpConnect {
     /// Makes one; it learns the pool from the first introduction.
-    ///
-    /// # Errors
-    /// When no HTTP client can be made.
-    pub fn new(keys: Arc<Keys>, limits: Limits, seam: Seam, machine: String) -> anyhow::Result<Self> {
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(limits.connect)
-            .timeout(limits.connect + limits.first_byte)
-            .user_agent(concat!("bytenode/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        Ok(Self { keys, pool: std::sync::OnceLock::new(), limits, seam, machine, client })
+    pub fn new(keys: Arc<Keys>, limits: Limits, seam: Seam, machine: String) -> Self {
+        Self { keys, pool: std::sync::OnceLock::new(), limits, seam, machine }
     }
 
     /// Tells it which pool its grants are for.
@@ -72,43 +68,36 @@ impl HttpConnect {
         }
     }
 
-    /// What answers at an address: a built-in node's identity, or nothing when it is something else.
-    async fn builtin(&self, url: &str) -> Option<NodeId> {
-        let said = self.post(&format!("{url}/api/v0/id"), None, None).await.ok()?;
-        let agent = said.get("AgentVersion")?.as_str()?;
-        if !agent.starts_with("bytenode/") {
-            return None;
-        }
-        said.get("ID")?.as_str()?.parse().ok()
+    /// A built-in node at an address: the expected one, or whichever answers.
+    fn builtin(
+        &self,
+        name: &str,
+        url: &str,
+        expected_id: Option<NodeId>,
+        credential: Credential,
+    ) -> Result<Arc<HttpNode>, NodeError> {
+        HttpNode::new(HttpNodeOptions {
+            name: name.to_owned(),
+            expected_id,
+            kind: NodeKind::Builtin,
+            url: url.to_owned(),
+            gateway: url.to_owned(),
+            credential,
+            limits: self.limits,
+            seam: self.seam.clone(),
+        })
     }
 
-    async fn post(&self, url: &str, grant: Option<&GrantToken>, body: Option<&Value>) -> Result<Value, String> {
-        let mut request = self.client.post(url);
-        if let Some(grant) = grant {
-            request = request.bearer_auth(grant.expose());
-        }
-        request = match body {
-            Some(body) => request.json(body),
-            None => request.header("content-length", "0"),
-        };
-        let mut answer = request.send().await.map_err(|error| error.without_url().to_string())?;
-        let status = answer.status();
-        let mut bytes = Vec::new();
-        while let Some(piece) = answer.chunk().await.map_err(|error| error.without_url().to_string())? {
-            bytes.extend_from_slice(&piece);
-            if bytes.len() > MAX_ANSWER {
-                return Err("it answered too much".to_owned());
-            }
-        }
-        if !status.is_success() {
-            let text: String = String::from_utf8_lossy(&bytes).trim().chars().take(300).collect();
-            return Err(format!("{status}: {text}"));
-        }
-        serde_json::from_slice(&bytes).map_err(|_| "it answered something that is not JSON".to_owned())
+    /// Which built-in node somebody at an address says to be; nothing when it says something else.
+    async fn claimed(&self, url: &str) -> Option<NodeId> {
+        let said: Value = self.builtin("", url, None, Credential::None).ok()?.ask_json("id").await.ok()?;
+        let agent = said.get("AgentVersion")?.as_str()?;
+        let id = said.get("ID")?.as_str()?.parse().ok()?;
+        (agent.starts_with("bytenode/") && PublicKey::of_node(&id).is_some()).then_some(id)
     }
 
     /// Has a built-in node join the pool; gives its check.
-    async fn join(&self, url: &str, code: &GrantToken, pool: &Introduction) -> NodeCheck {
+    async fn join(&self, url: &str, id: &NodeId, code: &GrantToken, pool: &Introduction) -> NodeCheck {
         let body = json!({
             "code": code.expose().trim(),
             "pool": pool.pool,
@@ -116,11 +105,15 @@ impl HttpConnect {
             "epoch": pool.epoch,
             "instance": data_encoding::HEXLOWER.encode(&pool.instance),
         });
-        match self.post(&format!("{url}/api/v0/bytenode/join"), None, Some(&body)).await {
+        let joined = async { self.builtin("", url, Some(id.clone()), Credential::None)?.tell_json(JOIN, &body).await };
+        match joined.await.map_err(|error| error.reason) {
             Ok(_) => check("join", CheckResult::Ok, "it obeys this pool's coordinator", None),
-            Err(why) => {
+            Err(reason @ (NodeFailure::Unproved(_) | NodeFailure::OtherIdentity { .. })) => {
+                check("identity", CheckResult::Failed, format!("it {reason}"), Some(IMPOSTOR_HINT))
+            }
+            Err(reason) => {
                 let hint = "use the code in its DATA/join.code, or restart it with --reset-join for a new one";
-                check("join", CheckResult::Failed, why, Some(hint))
+                check("join", CheckResult::Failed, format!("it {reason}"), Some(hint))
             }
         }
     }
@@ -182,7 +175,7 @@ impl Connect for HttpConnect {
         Ok(node)
     }
 
-    async fn examine(&self, request: &NodeAdd, pool: &Introduction) -> ApiResult<Examined> {
+    async fn examine(&self, request: &NodeAdd, expected: Option<&NodeId>, pool: &Introduction) -> ApiResult<Examined> {
         self.serve_pool(pool.pool);
         let url = parse_address(&request.url).map_err(|error| ApiError::new(Code::Usage, error.to_string()))?;
         if is_exposed(&url) && !request.insecure_http {
@@ -190,15 +183,19 @@ impl Connect for HttpConnect {
                 .hint("use https://, or ssh -L 5001:127.0.0.1:5001 HOST, or --insecure-http on a network you trust"));
         }
         let mut checks = Vec::new();
-        let builtin = self.builtin(&url).await;
+        let registered = expected.cloned().filter(|id| PublicKey::of_node(id).is_some());
+        let builtin = match registered {
+            None => self.claimed(&url).await,
+            registered => registered,
+        };
         if let (Some(_), Some(_), true) = (&builtin, &request.token, request.dry_run) {
             // It obeys whom it has joined, for ever, so a dry run ends here.
             let message = "it would be asked to join this pool; only then can the rest be tested";
             checks.push(check("join", CheckResult::Ok, message, None));
             return Ok(Examined { checks, node: None });
         }
-        if let (Some(_), Some(code)) = (&builtin, &request.token) {
-            let joined = self.join(&url, code, pool).await;
+        if let (Some(id), Some(code)) = (&builtin, &request.token) {
+            let joined = self.join(&url, id, code, pool).await;
             let failed = joined.result == CheckResult::Failed;
             checks.push(joined);
             if failed {
@@ -215,7 +212,7 @@ impl Connect for HttpConnect {
             address: request.url.clone(),
             gateway: request.gateway.clone(),
             credential,
-            expected_id: None,
+            expected_id: builtin.or_else(|| expected.cloned()),
             pool: pool.pool,
             epoch: pool.epoch,
             pack: pool.pack,
@@ -238,14 +235,13 @@ impl Connect for HttpConnect {
         if row.kind != NodeKind::Builtin {
             return Ok(());
         }
-        let Credential::Mint(mint) = self.credential(row.kind, &row.id, &NodeSecret::default()) else { return Ok(()) };
         let instance = data_encoding::HEXLOWER.encode(&pool.instance);
         let body = json!({"epoch": pool.epoch, "instance": instance});
-        let url = format!("{}/api/v0/bytenode/hello", row.url.trim_end_matches('/'));
-        let said = self
-            .post(&url, Some(&mint()), Some(&body))
-            .await
-            .map_err(|why| ApiError::new(Code::Temporary, format!("node {}: {why}", row.name)))?;
+        let credential = self.credential(row.kind, &row.id, &NodeSecret::default());
+        let greeted = async {
+            self.builtin(&row.name, &row.url, Some(row.id.clone()), credential)?.tell_json(HELLO, &body).await
+        };
+        let said = greeted.await.map_err(|error| ApiError::new(Code::Temporary, error.to_string()))?;
         let epoch = said.get("epoch").and_then(Value::as_u64).unwrap_or(0);
         let other = said.get("instance").and_then(Value::as_str).is_some_and(|held| held != instance);
         if epoch > pool.epoch || (epoch == pool.epoch && other) {

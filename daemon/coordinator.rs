@@ -83,7 +83,7 @@ async fn start(options: CoordinatorOptions, seam: &Seam) -> Result<Arc<Coordinat
         .with_context(|| format!("cannot use the catalog in {}", data.display()))?;
     let machine = machine::identity(seam);
     let zone = format!("machine-{}", machine.get(..8).unwrap_or("here"));
-    let connect = Arc::new(HttpConnect::new(Arc::clone(&keys), limits, seam.clone(), zone)?);
+    let connect = Arc::new(HttpConnect::new(Arc::clone(&keys), limits, seam.clone(), zone));
     if let Some(pool) = catalog.read(crate::catalog::nodes::pool).await? {
         connect.serve_pool(pool);
     }

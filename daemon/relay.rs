@@ -17,10 +17,11 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, Method, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
+use serde_json::json;
 
-use super::kubo::answer::{Refusal, import_answer, json_lines};
+use super::kubo::answer::{Refusal, import_answer, json_answer, json_lines};
 use super::kubo::block::{absent, digest, length, only_raw, part, tagged};
-use super::kubo::body::{Arriving, bearer, content_type, wrong_act};
+use super::kubo::body::{Arriving, bearer, content_type, nonce, wrong_act};
 use super::kubo::multipart::PartReader;
 use super::kubo::turns::Turns;
 use crate::api::{NodeAddress, NodeKind};
@@ -76,6 +77,7 @@ pub fn routes(relay: Arc<dyn Relay>, limits: RelayLimits) -> Router {
         limits,
     };
     Router::new()
+        .route("/relay/{node}/api/v0/id", post(id))
         .route("/relay/{node}/api/v0/dag/import", post(import))
         .route("/relay/{node}/ipfs/{cid}", get(read))
         .with_state(Arc::new(face))
@@ -154,6 +156,20 @@ impl Packs {
             packs.pop_front();
         }
     }
+}
+
+/// Has a built-in node behind prove who it is.
+async fn id(
+    State(face): State<Arc<Face>>,
+    Path(node): Path<String>,
+    request: Request,
+) -> Result<Response<Body>, Refusal> {
+    let nonce = nonce(request.uri())?.ok_or_else(|| Refusal::Bad("a nonce is required".to_owned()))?;
+    let address = node.parse().ok().and_then(|id| face.relay.upstream(&id));
+    let builtin = address.filter(|address| address.kind == NodeKind::Builtin);
+    let address = builtin.ok_or_else(|| Refusal::Unreachable("no such built-in node is registered".to_owned()))?;
+    let proof = face.dial.http(&address).map_err(refusal)?.proof(&nonce).await.map_err(refusal)?;
+    Ok(json_answer(&json!({"ID": address.id, "Proof": proof})))
 }
 
 async fn read(
@@ -343,9 +359,10 @@ fn refusal(error: NodeError) -> Refusal {
         NodeFailure::Denied(_) => Refusal::Denied(text),
         NodeFailure::Full(why) => Refusal::Failed(format!("node is full ({why})")),
         NodeFailure::Answer(_) | NodeFailure::Corrupt(_) | NodeFailure::Absent(_) => Refusal::Failed(text),
-        NodeFailure::Unreachable(_) | NodeFailure::Timeout { .. } | NodeFailure::OtherIdentity { .. } => {
-            Refusal::Unreachable(text)
-        }
+        NodeFailure::Unreachable(_)
+        | NodeFailure::Timeout { .. }
+        | NodeFailure::OtherIdentity { .. }
+        | NodeFailure::Unproved(_) => Refusal::Unreachable(text),
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! A **grant** is the coordinator's permission for one thing on one built-in node (or on a relayed one): pool, node, verb
 //! with its exact object, and an end. A **receipt** is a built-in node's word that it hashed and synced a whole pack.
-//! Both are written `base64url(json).base64url(signature)`; the signature covers the text before the dot together with
-//! a word that says which of the two it is, so neither can stand in for the other.
+//! A **proof** is its word, for a number that the asker drew, that it has the key that is its identity.
+//! All are written `base64url(json).base64url(signature)`; the signature covers the text before the dot together with
+//! a word that says which of them it is, so none can stand in for another.
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use data_encoding::BASE64URL_NOPAD;
@@ -69,6 +70,11 @@ impl SigningKey {
         self.sign("receipt", receipt)
     }
 
+    /// Signs, for whoever drew this number, that the node of this key is here.
+    pub fn prove(&self, nonce: &Nonce) -> String {
+        self.sign("identity", &IdentityProof { node: self.public().node_id(), nonce: nonce.to_string() })
+    }
+
     fn sign(&self, word: &str, statement: &impl Serialize) -> String {
         let json = serde_json::to_vec(statement).expect("a statement is plain data");
         let text = BASE64URL_NOPAD.encode(&json);
@@ -123,6 +129,12 @@ impl PublicKey {
         self.read("receipt", token)
     }
 
+    /// Whether the node of this key signed [`SigningKey::prove`] for this very number.
+    pub fn is_proved(&self, nonce: &Nonce, proof: &str) -> bool {
+        let expected = IdentityProof { node: self.node_id(), nonce: nonce.to_string() };
+        self.read::<IdentityProof>("identity", proof).is_ok_and(|said| said == expected)
+    }
+
     fn read<T: DeserializeOwned>(&self, word: &str, token: &str) -> Result<T, GrantError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(GrantError::Malformed);
@@ -138,6 +150,32 @@ impl PublicKey {
 
 fn signed_text(word: &str, text: &str) -> String {
     format!("bytenode/{word}/1:{text}")
+}
+
+/// A number that is used once, drawn by whoever wants a proof; written as 64 lower-case hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nonce(pub [u8; 32]);
+
+impl std::fmt::Display for Nonce {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+impl std::str::FromStr for Nonce {
+    type Err = GrantError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).map_err(|_| GrantError::Malformed)?;
+        bytes.try_into().map(Self).map_err(|_| GrantError::Malformed)
+    }
+}
+
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IdentityProof {
+    node: NodeId,
+    nonce: String,
 }
 
 /// What a grant permits.
@@ -237,6 +275,21 @@ mod tests {
         assert!(read.permits(&pool, &node, &Verb::Manage, at(1)).is_err());
         assert!(read.permits(&PoolId::from_bytes([9; 16]), &node, &read.what, at(1)).is_err());
         assert_eq!(grant(Verb::Manage).permits(&pool, &node, &Verb::Read { root }, at(1)), Ok(()));
+    }
+
+    #[test]
+    fn a_proof_is_good_for_its_key_and_number_alone() {
+        let (key, other) = (SigningKey::from_seed(&[1; 32]), SigningKey::from_seed(&[3; 32]));
+        let (nonce, later) = (Nonce([7; 32]), Nonce([8; 32]));
+        let proof = key.prove(&nonce);
+        assert!(key.public().is_proved(&nonce, &proof));
+        assert!(!key.public().is_proved(&later, &proof), "an old one");
+        assert!(!other.public().is_proved(&nonce, &proof) && !key.public().is_proved(&nonce, &other.prove(&nonce)));
+        let said = IdentityProof { node: key.public().node_id(), nonce: nonce.to_string() };
+        assert!(!key.public().is_proved(&nonce, &key.sign("receipt", &said)), "another kind of statement");
+        assert!(key.public().read_receipt(&proof).is_err() && key.public().read_grant(&proof).is_err());
+        assert_eq!(nonce.to_string().parse(), Ok(nonce));
+        assert!(["", "07", &"0g".repeat(32), &"07".repeat(33)].iter().all(|bad| bad.parse::<Nonce>().is_err()));
     }
 
     #[test]

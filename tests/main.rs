@@ -26,6 +26,8 @@ mod lifecycle;
 mod memory;
 #[cfg(unix)]
 mod node_builtin;
+#[cfg(unix)]
+mod node_identity;
 mod node_kubo;
 mod node_probe;
 mod node_recorded;

@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use tokio::time::timeout;
 
 use super::answer::Refusal;
+use crate::grant::Nonce;
 use crate::pack::MAX_BYTES;
 
 /// The longest body that is read at all: well above any pack.
@@ -99,6 +100,12 @@ pub(crate) fn content_type(headers: &HeaderMap) -> &str {
 /// A grant for something else than was asked.
 pub(crate) fn wrong_act() -> Refusal {
     Refusal::Denied("the grant is for something else (another act)".to_owned())
+}
+
+/// The number that a request wants to have an identity proved for.
+pub(crate) fn nonce(uri: &Uri) -> Result<Option<Nonce>, Refusal> {
+    let bad = |_| Refusal::Bad("the nonce must be 64 lower-case hex digits".to_owned());
+    values(uri, "nonce").first().map(|text| text.parse().map_err(bad)).transpose()
 }
 
 /// The values of a query key, in order.

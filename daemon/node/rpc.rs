@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::face::{Face, SharedFace, roots};
 use crate::daemon::kubo::answer::{Refusal, json_answer, json_lines};
-use crate::daemon::kubo::body::values;
+use crate::daemon::kubo::body::{nonce, values};
 use crate::id::{ChunkId, PackRoot};
 use crate::node::builtin::store::{Store, StoreError, reserve_bytes};
 
@@ -18,14 +18,19 @@ use crate::node::builtin::store::{Store, StoreError, reserve_bytes};
 const PIECE_BYTES: usize = 32 << 10;
 const PIECES: usize = 4;
 
-pub(super) async fn id(State(face): State<SharedFace>) -> Response<Body> {
-    json_answer(&json!({
+/// Who it is, and the proof of it for a number that the caller drew.
+pub(super) async fn id(State(face): State<SharedFace>, request: Request) -> Result<Response<Body>, Refusal> {
+    let mut told = json!({
         "ID": face.identity.id(),
         "Name": face.name,
         "AgentVersion": concat!("bytenode/", env!("CARGO_PKG_VERSION")),
         "Addresses": [],
         "Protocols": [],
-    }))
+    });
+    if let Some(nonce) = nonce(request.uri())? {
+        told["Proof"] = face.identity.prove(&nonce).into();
+    }
+    Ok(json_answer(&told))
 }
 
 pub(super) async fn version() -> Response<Body> {

@@ -63,7 +63,7 @@ impl Coordinator {
     }
 
     async fn node_add(&self, request: &NodeAdd) -> ApiResult<NodeReport> {
-        let examined = self.connect.examine(request, &self.introduction_for_test().await?).await?;
+        let examined = self.connect.examine(request, None, &self.introduction_for_test().await?).await?;
         let passed = examined.passed();
         let mut report = NodeReport { checks: examined.checks, node: None, known: false };
         let Some((mut row, mut secret)) = examined.node.filter(|_| passed) else { return Ok(report) };
@@ -303,7 +303,7 @@ impl Admin for LocalSession {
             dry_run: true,
         };
         let pool = self.coordinator.introduction_for_test().await?;
-        let examined = self.coordinator.connect.examine(&request, &pool).await?;
+        let examined = self.coordinator.connect.examine(&request, Some(&member.row.id), &pool).await?;
         drop(member.probe().await);
         Ok(NodeReport { checks: examined.checks, node: Some(self.coordinator.info(&member).await?), known: true })
     }

@@ -30,7 +30,7 @@ use crate::api::{ApiError, ApiResult, Code};
 use crate::catalog::nodes::{NodeRow, PoolRow};
 use crate::catalog::{Catalog, CatalogError, CatalogResult, nodes, packs, users};
 use crate::grant::PublicKey;
-use crate::id::{PackId, PoolId};
+use crate::id::{NodeId, PackId, PoolId};
 use crate::node::{GrantToken, NodeError, SharedNode};
 use crate::seam::Seam;
 use keys::{KeyError, Keys, NodeSecret};
@@ -118,8 +118,9 @@ impl Examined {
 pub trait Connect: Send + Sync {
     /// The way to a registered node, with the coordinator's own credential. Does not contact it.
     fn connect(&self, row: &NodeRow, secret: &NodeSecret) -> Result<SharedNode, NodeError>;
-    /// Tests a node wholly and, unless it is a dry run, introduces the pool to it.
-    async fn examine(&self, request: &NodeAdd, pool: &Introduction) -> ApiResult<Examined>;
+    /// Tests a node wholly and, unless it is a dry run, introduces the pool to it. One that is registered already must be
+    /// the `expected` one.
+    async fn examine(&self, request: &NodeAdd, expected: Option<&NodeId>, pool: &Introduction) -> ApiResult<Examined>;
     /// Tells a node of a new epoch. A node that has seen a higher one, or another instance of this one, is an error.
     async fn greet(&self, row: &NodeRow, pool: &Introduction) -> ApiResult<()>;
 }

@@ -128,7 +128,7 @@ mod tests {
             Ok(MemoryNode::new(row.id.clone(), &row.name, 1 << 30))
         }
 
-        async fn examine(&self, _: &NodeAdd, _: &Introduction) -> ApiResult<Examined> {
+        async fn examine(&self, _: &NodeAdd, _: Option<&NodeId>, _: &Introduction) -> ApiResult<Examined> {
             Ok(Examined { checks: Vec::new(), node: None })
         }
 

@@ -5,6 +5,7 @@
 //! wait is bounded by [`Limits`]. Error texts are short and hold no credential.
 
 mod base;
+mod connector;
 mod credential;
 mod incoming;
 mod limits;
@@ -28,6 +29,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
 use self::base::Base;
+use self::connector::Expected;
 use self::credential::Authorization;
 pub use self::credential::{Credential, MintGrant};
 use self::incoming::Coming;
@@ -35,11 +37,14 @@ pub use self::incoming::{Ended, IncomingPack, PackSender};
 pub use self::limits::Limits;
 use self::transport::{Answer, Ask, Transport};
 use crate::api::NodeKind;
+use crate::grant::{Nonce, PublicKey};
 use crate::id::{ChunkId, NodeId, PackRoot};
 use crate::node::{ChunkAt, GrantToken, Node, NodeError, NodeFailure, NodeStatus, Receipt};
 use crate::pack::{Pack, PackHeader};
 use crate::seam::Seam;
 
+/// What calls say of themselves.
+const AGENT: &str = concat!("bytenode/", env!("CARGO_PKG_VERSION"));
 /// Bodies from this length on are hashed off the async threads.
 const OFFLOAD_BYTES: usize = 128 << 10;
 
@@ -48,7 +53,8 @@ const OFFLOAD_BYTES: usize = 128 << 10;
 pub struct HttpNodeOptions {
     /// The name people gave it, for error texts; where it has none, its address.
     pub name: String,
-    /// Who it must be, if that is known.
+    /// Who it must be, if that is known. A built-in node must prove it on every connection, before anything else goes
+    /// over it; see [`NodeFailure::Unproved`].
     pub expected_id: Option<NodeId>,
     /// What it is: [`NodeKind::Kubo`] or [`NodeKind::Builtin`].
     pub kind: NodeKind,
@@ -90,7 +96,7 @@ struct Call<'a> {
     grant: Option<&'a GrantToken>,
     pieces: Vec<Bytes>,
     coming: Option<Coming>,
-    boundary: Option<String>,
+    content_type: Option<HeaderValue>,
     answer_within: Duration,
     doing: &'static str,
 }
@@ -100,7 +106,7 @@ impl HttpNode {
     ///
     /// # Errors
     /// [`NodeFailure::Unreachable`] for an address that is no plain `http` or `https` URL, and [`NodeFailure::Denied`]
-    /// for a credential that has no form Kubo knows.
+    /// for a credential that has no form Kubo knows, or would be minted for a node that cannot prove who it is.
     pub fn new(options: HttpNodeOptions) -> Result<Arc<Self>, NodeError> {
         let HttpNodeOptions { name, expected_id, kind, url, gateway, credential, limits, seam } = options;
         let named = if name.is_empty() { "at the given address".to_owned() } else { name.clone() };
@@ -114,8 +120,15 @@ impl HttpNode {
             let expected = "the credential must be bearer:TOKEN, basic:USER:PASSWORD or basic:BASE64";
             return Err(failed(NodeFailure::Denied(expected.to_owned())));
         }
+        let key = expected_id.as_ref().and_then(PublicKey::of_node);
+        if key.is_none() && matches!(credential, Credential::Mint(_)) {
+            let why = "a grant is only for a built-in node whose identity is known";
+            return Err(failed(NodeFailure::Denied(why.to_owned())));
+        }
+        let path = rpc.join("/api/v0/id").map_err(failed)?.path().to_owned();
+        let expected = key.map(|key| Expected { key, path, within: limits.first_byte, seam: seam.clone() });
+        let transport = Transport::new(limits, expected);
         let name = if name.is_empty() { rpc.as_str().to_owned() } else { name };
-        let transport = Transport::new(limits);
         Ok(Arc::new(Self { name, expected_id, kind, rpc, gateway, credential, limits, seam, transport }))
     }
 
@@ -127,6 +140,25 @@ impl HttpNode {
     /// Asks one call of the RPC interface for a small JSON answer. `path` is what follows `/api/v0/`, escaped.
     pub(crate) async fn ask_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, NodeError> {
         Ok(self.json(self.call(path, "answering")).await.map_err(|failure| self.at(failure))?.0)
+    }
+
+    /// Sends a small JSON body with one call, and gives its JSON answer.
+    #[cfg(feature = "daemon")]
+    pub(crate) async fn tell_json(&self, path: &str, body: &serde_json::Value) -> Result<serde_json::Value, NodeError> {
+        let mut call = self.call(path, "answering");
+        call.pieces = vec![Bytes::from(body.to_string())];
+        call.content_type = Some(HeaderValue::from_static("application/json"));
+        Ok(self.json(call).await.map_err(|failure| self.at(failure))?.0)
+    }
+
+    /// Has a built-in node prove for this number, drawn elsewhere, who it is.
+    ///
+    /// # Errors
+    /// As every call; [`NodeFailure::Unproved`] for an answer without a proof.
+    pub async fn proof(&self, nonce: &Nonce) -> Result<String, NodeError> {
+        let said: wire::Identity = self.ask_json(&format!("id?nonce={nonce}")).await?;
+        let id = node_id(&said.id).map_err(|failure| self.at(failure))?;
+        said.proof.ok_or_else(|| self.at(NodeFailure::Unproved(id)))
     }
 
     /// Asks for a page of the RPC interface's port that is no call, such as its metrics.
@@ -170,19 +202,24 @@ impl HttpNode {
 
     fn call(&self, path: impl Into<String>, doing: &'static str) -> Call<'static> {
         let answer_within = self.limits.first_byte;
-        Call { path: path.into(), grant: None, pieces: Vec::new(), coming: None, boundary: None, answer_within, doing }
+        Call {
+            path: path.into(),
+            grant: None,
+            pieces: Vec::new(),
+            coming: None,
+            content_type: None,
+            answer_within,
+            doing,
+        }
     }
 
     /// Makes a call of the RPC interface; its answer has a good status and is still to be read.
     async fn post(&self, call: Call<'_>) -> Result<Answer, NodeFailure> {
         let authorization = self.authorization(call.grant)?;
         let mut ask = self.ask(Method::POST, &self.rpc, &format!("/api/v0/{}", call.path), authorization)?;
-        if let Some(boundary) = &call.boundary {
-            let value = HeaderValue::from_str(&format!("multipart/form-data; boundary={boundary}"));
-            ask.content_type = Some(value.expect("hex digits"));
-            ask.pieces = call.pieces;
-            ask.coming = call.coming;
-        }
+        ask.content_type = call.content_type;
+        ask.pieces = call.pieces;
+        ask.coming = call.coming;
         ask.answer_within = call.answer_within;
         ask.doing = call.doing;
         self.transport.send(ask).await?.good().await
@@ -227,7 +264,8 @@ impl HttpNode {
         call.grant = grant;
         call.pieces = pieces;
         call.coming = coming;
-        call.boundary = Some(boundary);
+        let form = format!("multipart/form-data; boundary={boundary}");
+        call.content_type = Some(HeaderValue::from_str(&form).expect("hex digits"));
         call.answer_within = self.limits.after_upload();
         let answer = self.post(call).await?;
         let authorization = answer.authorization.clone();

@@ -176,6 +176,9 @@ pub enum NodeFailure {
         /// The identity that answered.
         found: NodeId,
     },
+    /// It says that it is this node and has not its key: another program may listen at the node's address.
+    #[error("does not prove that it is {0}")]
+    Unproved(NodeId),
     /// It answered something that cannot be right, or an error of its own.
     #[error("answered: {0}")]
     Answer(String),

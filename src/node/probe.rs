@@ -25,6 +25,10 @@ const FULL_CHUNK_BYTES: usize = (1 << 20) + 16;
 /// How far a node's clock may be off.
 const MAX_SKEW: SignedDuration = SignedDuration::from_mins(5);
 
+/// What to do about a built-in node that is another one or does not prove who it is.
+pub const IMPOSTOR_HINT: &str = "see what listens at its address, and on which machine; a built-in node of an older \
+                                 version proves nothing: update it";
+
 /// What to test.
 #[derive(Debug, Clone)]
 pub struct ProbeOptions {
@@ -169,6 +173,11 @@ async fn reach(checks: &mut Checks, rpc: &HttpNode, url: &str) -> Option<NodeKin
             let hint = "give its credential with --token-file FILE (Kubo: bearer:TOKEN or basic:USER:PASSWORD as in \
                         API.Authorizations, with AllowedPaths [\"/api/v0\"]; built-in node: its join code)";
             checks.failed("auth", format!("it refuses access ({text})"), Some(hint.to_owned()));
+            return None;
+        }
+        Err(NodeError { reason: reason @ (NodeFailure::Unproved(_) | NodeFailure::OtherIdentity { .. }), .. }) => {
+            checks.ok("reach", format!("{url} answers"));
+            checks.failed("identity", format!("it {reason}"), Some(IMPOSTOR_HINT.to_owned()));
             return None;
         }
         Err(NodeError { reason, .. }) => {

@@ -41,8 +41,8 @@ pub fn grant(node: &NodeId, what: Verb) -> Grant {
 }
 
 impl Builtin {
-    /// Starts a node and takes it into [`POOL`].
-    pub async fn start() -> Self {
+    /// Starts a node that has joined no pool.
+    pub async fn fresh() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -50,16 +50,28 @@ impl Builtin {
         let task = tokio::spawn(run(listener, options, std::future::pending()));
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let told = client.post(format!("{url}/api/v0/id")).send().await.unwrap().json::<Value>().await.unwrap();
+        Self { url, id: told["ID"].as_str().unwrap().parse().unwrap(), task, dir }
+    }
+
+    /// The code with which it joins.
+    pub fn code(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("join.code")).unwrap()
+    }
+
+    /// Starts a node and takes it into [`POOL`].
+    pub async fn start() -> Self {
+        let node = Self::fresh().await;
         let join = JoinRequest {
-            code: std::fs::read_to_string(dir.path().join("join.code")).unwrap(),
+            code: node.code(),
             pool: POOL,
             coordinator: coordinator().public().to_string(),
             epoch: 1,
             instance: "one".to_owned(),
         };
-        let joined = client.post(format!("{url}/api/v0/bytenode/join")).json(&join).send().await.unwrap();
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let joined = client.post(format!("{}/api/v0/bytenode/join", node.url)).json(&join).send().await.unwrap();
         assert!(joined.status().is_success(), "{}", joined.text().await.unwrap());
-        Self { url, id: told["ID"].as_str().unwrap().parse().unwrap(), task, dir }
+        node
     }
 
     /// What reaches it as the coordinator does.

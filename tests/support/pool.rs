@@ -95,7 +95,7 @@ impl Connect for Ways {
         self.find(&row.id, &row.name)
     }
 
-    async fn examine(&self, _request: &NodeAdd, _pool: &Introduction) -> ApiResult<Examined> {
+    async fn examine(&self, _: &NodeAdd, _: Option<&NodeId>, _: &Introduction) -> ApiResult<Examined> {
         Err(ApiError::new(Code::Internal, "memory nodes are registered without a test"))
     }
 

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::disk::{Disk, read_private, write_private};
-use crate::grant::{GrantError, PackReceipt, PublicKey, SigningKey, Verb};
+use crate::grant::{GrantError, Nonce, PackReceipt, PublicKey, SigningKey, Verb};
 use crate::id::{NodeId, PackRoot, PoolId};
 use crate::seam::Seam;
 
@@ -224,6 +224,11 @@ impl Identity {
         let grant = coordinator.read_grant(token)?;
         grant.permits(&pool, &self.id, &grant.what, now)?;
         Ok((pool, grant.what))
+    }
+
+    /// Signs, for whoever drew this number, that this node is here.
+    pub fn prove(&self, nonce: &Nonce) -> String {
+        self.key.prove(nonce)
     }
 
     /// Signs that a pack was hashed and synced. Only to be asked for after it was.

@@ -11,12 +11,13 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TE, USER_AGENT};
 use hyper::{HeaderMap, Method, Request, StatusCode, Uri};
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{ConfigBuilderExt, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::connector::{Connector, Expected};
 use super::credential::Authorization;
 use super::incoming::Coming;
 use super::limits::{Limits, seconds};
@@ -53,13 +54,13 @@ pub(super) struct Ask {
 /// Connections to one node.
 #[derive(Debug, Clone)]
 pub(super) struct Transport {
-    client: Client<HttpsConnector<HttpConnector>, Upload>,
+    client: Client<Connector, Upload>,
     limits: Limits,
 }
 
 impl Transport {
-    /// Makes a pool of connections; connects nowhere.
-    pub(super) fn new(limits: Limits) -> Self {
+    /// Makes a pool of connections, all to the expected node if one is; connects nowhere.
+    pub(super) fn new(limits: Limits, expected: Option<Expected>) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -80,7 +81,7 @@ impl Transport {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .build(https);
+            .build(Connector::new(https, expected));
         Self { client, limits }
     }
 
@@ -128,6 +129,9 @@ impl Transport {
         let mut text = None;
         let mut source: Option<&(dyn Error + 'static)> = error.source();
         while let Some(error) = source {
+            if let Some(failure) = error.downcast_ref::<NodeFailure>() {
+                return failure.clone();
+            }
             let io = error.downcast_ref::<std::io::Error>();
             if io.is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut) {
                 // The system gives up a connection whose peer takes nothing, too.
@@ -152,7 +156,7 @@ fn request(ask: Ask) -> Result<(Request<Upload>, Progress), NodeFailure> {
     *request.uri_mut() = ask.uri;
     let headers = request.headers_mut();
     headers.extend(ask.headers);
-    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("bytenode/", env!("CARGO_PKG_VERSION"))));
+    headers.insert(USER_AGENT, HeaderValue::from_static(super::AGENT));
     headers.insert(TE, HeaderValue::from_static("trailers"));
     let optional =
         [(HOST, ask.host), (CONTENT_TYPE, ask.content_type), (AUTHORIZATION, ask.authorization.header().cloned())];

@@ -221,6 +221,8 @@ pub(super) struct Identity {
     pub(super) id: String,
     #[serde(rename = "AgentVersion", default)]
     pub(super) agent_version: String,
+    #[serde(rename = "Proof", default)]
+    pub(super) proof: Option<String>,
 }
 
 /// `repo/stat?size-only=true`.
