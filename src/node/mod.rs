@@ -57,10 +57,13 @@ pub trait Node: Send + Sync + fmt::Debug {
         grant: Option<&GrantToken>,
     ) -> Result<Bytes, NodeError>;
 
-    /// Lists every root that it protects, ours or not, in any order, each once.
+    /// Lists every root that it protects, ours or not, in any order, each once. Nothing is gathered here; what the caller
+    /// keeps is 32 bytes an item, of which a node may have far more than this pool's: 100,000 are 3.2 MB. A listing ends,
+    /// by [`http::Limits`]: one that drips too.
     async fn list_packs(&self, each: &mut (dyn FnMut(PackRoot) + Send)) -> Result<(), NodeError>;
 
-    /// Lists every chunk (and pack root, by its digest) whose bytes it has, in any order, perhaps repeated.
+    /// Lists every chunk (and pack root, by its digest) whose bytes it has, in any order, perhaps repeated;
+    /// otherwise as [`Self::list_packs`].
     async fn list_chunks(&self, each: &mut (dyn FnMut(ChunkId) + Send)) -> Result<(), NodeError>;
 
     /// Ends the protection of a pack. A pack that it does not hold is success.

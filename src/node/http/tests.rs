@@ -19,6 +19,8 @@ enum Reply {
     Stall(String),
     /// Writes this again and again.
     Endless(&'static str),
+    /// Writes this again and again, with a pause after each.
+    Drip(&'static str),
 }
 
 /// A server on loopback with one reply for everything, and the heads of the requests it saw.
@@ -102,6 +104,13 @@ async fn serve(mut socket: TcpStream, reply: Reply, heads: Arc<Mutex<Vec<String>
             let _ = socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
             let text = text.repeat(1024);
             while socket.write_all(text.as_bytes()).await.is_ok() {}
+        }
+        Reply::Drip(text) => {
+            let _ = socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+            let mut pause = tokio::time::interval(Duration::from_millis(50));
+            while socket.write_all(text.as_bytes()).await.is_ok() {
+                pause.tick().await;
+            }
         }
     }
 }
@@ -195,6 +204,29 @@ async fn listings_pass_over_what_is_foreign_and_end() {
     assert!(matches!(failing.unwrap_err().reason, NodeFailure::Answer(text) if text == "disk"));
     let endless = Server::start(Reply::Endless("no end of this line")).await.kubo().list_chunks(&mut |_| ()).await;
     assert!(matches!(endless.unwrap_err().reason, NodeFailure::Answer(_)));
+}
+
+/// A line now and then was progress for ever: one node that listed so kept every check of the pool from ending.
+#[tokio::test]
+async fn a_listing_that_drips_ends() {
+    let chunk = "{\"Ref\":\"bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e\",\"Err\":\"\"}\n";
+    let (packs, chunks) =
+        (Server::start(Reply::Drip("{\"Cid\":\"Qm\"}\n")).await, Server::start(Reply::Drip(chunk)).await);
+    let listed = async {
+        let mut seen = 0;
+        let packs = packs.kubo().list_packs(&mut |_| ()).await;
+        (packs, chunks.kubo().list_chunks(&mut |_| seen += 1).await, seen)
+    };
+    let (packs, chunks, seen) = timeout_in_tests(listed).await;
+    for ended in [packs, chunks] {
+        assert!(matches!(ended.unwrap_err().reason, NodeFailure::Timeout { .. }));
+    }
+    assert!(seen > 0, "what came before was handed out");
+}
+
+/// Long enough for anything that ends, and short enough to be told of what does not.
+async fn timeout_in_tests<T>(act: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), act).await.expect("it ends")
 }
 
 #[tokio::test]

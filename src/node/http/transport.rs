@@ -32,7 +32,7 @@ const IDLE_CONNECTIONS: usize = 16;
 /// The most bytes of an error answer that are looked at.
 const MAX_ERROR_BYTES: usize = 16 << 10;
 /// The most lines of a listing: beyond any store, and so that an answer without end ends.
-const MAX_LINES: u64 = 1 << 28;
+const MAX_LINES: u64 = 1 << 26;
 
 /// A request.
 pub(super) struct Ask {
@@ -100,7 +100,7 @@ impl Transport {
             // Once it connects, the limit of what follows may end earlier, but never before this.
             let look = deadline.min(Instant::now() + self.limits.progress);
             match timeout_at(look, &mut response).await {
-                Ok(Ok(response)) => return Ok(Answer::new(response, self.limits.progress, doing, authorization)),
+                Ok(Ok(response)) => return Ok(Answer::new(response, self.limits, doing, authorization)),
                 Ok(Err(error)) => return Err(self.failure(&error, &authorization)),
                 // The body may have moved on meanwhile, and the deadline with it.
                 Err(_) => {}
@@ -174,7 +174,7 @@ pub(super) struct Answer {
     pub(super) headers: HeaderMap,
     body: Incoming,
     trailers: Option<HeaderMap>,
-    progress: Duration,
+    limits: Limits,
     doing: &'static str,
     /// What permitted the request: it must not show in what is made of the answer.
     pub(super) authorization: Authorization,
@@ -183,12 +183,12 @@ pub(super) struct Answer {
 impl Answer {
     fn new(
         response: hyper::Response<Incoming>,
-        progress: Duration,
+        limits: Limits,
         doing: &'static str,
         authorization: Authorization,
     ) -> Self {
         let (head, body) = response.into_parts();
-        Self { status: head.status, headers: head.headers, body, trailers: None, progress, doing, authorization }
+        Self { status: head.status, headers: head.headers, body, trailers: None, limits, doing, authorization }
     }
 
     /// The answer if its status is 200 or 206, else what it says went wrong.
@@ -216,7 +216,7 @@ impl Answer {
 
     /// The whole body, which must not be longer than `most`; small answers as a whole within the progress limit.
     pub(super) async fn collect(mut self, most: usize) -> Result<Bytes, NodeFailure> {
-        let limit = self.progress;
+        let limit = self.limits.progress;
         let doing = self.doing;
         let whole = async {
             let mut out = BytesMut::new();
@@ -231,15 +231,21 @@ impl Answer {
         timeout(limit, whole).await.unwrap_or(Err(NodeFailure::Timeout { seconds: seconds(limit), doing }))
     }
 
-    /// Hands out every line of the body; a line longer than `most` bytes is an error.
+    /// Hands out every line of the body, of which no more than one is held; a line longer than `most` bytes is an error,
+    /// and so is a body that brings its lines too slowly.
     pub(super) async fn each_line(
         mut self,
         most: usize,
         each: &mut (dyn FnMut(&[u8]) -> Result<(), NodeFailure> + Send),
     ) -> Result<(), NodeFailure> {
         let mut rest = BytesMut::new();
-        let mut lines = 0;
-        while let Some(piece) = self.next().await? {
+        let (began, mut lines) = (Instant::now(), 0);
+        loop {
+            let (limits, doing) = (self.limits, self.doing);
+            let late = |_| NodeFailure::Timeout { seconds: seconds(limits.listing(lines)), doing };
+            let Some(piece) = timeout_at(began + limits.listing(lines), self.next()).await.map_err(late)?? else {
+                break;
+            };
             rest.extend_from_slice(&piece);
             while let Some(end) = rest.iter().position(|byte| *byte == b'\n').filter(|end| *end <= most) {
                 lines += 1;
@@ -255,9 +261,10 @@ impl Answer {
     /// The next piece of the body; nothing at its end, which is an error if a trailer says so.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, NodeFailure> {
         loop {
-            let frame = timeout(self.progress, self.body.frame())
+            let progress = self.limits.progress;
+            let frame = timeout(progress, self.body.frame())
                 .await
-                .map_err(|_| NodeFailure::Timeout { seconds: seconds(self.progress), doing: self.doing })?;
+                .map_err(|_| NodeFailure::Timeout { seconds: seconds(progress), doing: self.doing })?;
             match frame {
                 None => return self.end(),
                 Some(Err(error)) => {
