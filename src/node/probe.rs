@@ -129,10 +129,10 @@ async fn run(options: &ProbeOptions, checks: &mut Checks) -> Option<Probed> {
     let free = status.free_bytes;
     let needed = 2 * FULL_CHUNK_BYTES as u64;
     if free < needed {
-        checks.failed("space", format!("{free} bytes free"), None);
+        checks.failed("space", format!("{} free", size(free)), None);
         return None;
     }
-    checks.ok("space", format!("{} MiB free, {} MiB used", free >> 20, status.used_bytes >> 20));
+    checks.ok("space", format!("{} free, {} used", size(free), size(status.used_bytes)));
     clock(options, checks, &status);
     if kind == NodeKind::Kubo {
         risks::find(checks, &rpc, &url, free).await;
@@ -378,6 +378,15 @@ fn clock(options: &ProbeOptions, checks: &mut Checks, status: &NodeStatus) {
     }
 }
 
+/// An amount of bytes, for a message: `47.0 GiB`.
+fn size(bytes: u64) -> String {
+    let unit = (bytes.max(1).ilog2() / 10).min(4);
+    match ["KiB", "MiB", "GiB", "TiB"].get((unit as usize).wrapping_sub(1)) {
+        None => format!("{bytes} B"),
+        Some(name) => format!("{:.1} {name}", bytes as f64 / f64::from(unit * 10).exp2()),
+    }
+}
+
 /// A text of a node, for a message.
 fn short(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(60).collect()
@@ -386,6 +395,12 @@ fn short(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn room_is_told_in_the_unit_that_fits() {
+        let told = [0, 1023, 1 << 20, 48_077 << 20, 3 << 40].map(size);
+        assert_eq!(told, ["0 B", "1023 B", "1.0 MiB", "47.0 GiB", "3.0 TiB"]);
+    }
 
     #[test]
     fn a_refused_connection_gets_the_commands_that_mend_it() {

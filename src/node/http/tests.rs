@@ -206,6 +206,16 @@ async fn listings_pass_over_what_is_foreign_and_end() {
     assert!(matches!(endless.unwrap_err().reason, NodeFailure::Answer(_)));
 }
 
+/// The number of an error is for programs; people were told `Connection refused (os error 111)`.
+#[tokio::test]
+async fn a_refused_connection_is_told_in_words_alone() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let error = Server { url, seen: Arc::default() }.kubo().list_packs(&mut |_| ()).await.unwrap_err();
+    assert_eq!(error.to_string(), "node n: does not answer (connection refused)");
+}
+
 /// A line now and then was progress for ever: one node that listed so kept every check of the pool from ending.
 #[tokio::test]
 async fn a_listing_that_drips_ends() {

@@ -142,10 +142,19 @@ impl Transport {
                 };
                 return NodeFailure::Timeout { seconds: seconds(limit), doing };
             }
-            text = Some(error.to_string());
+            text = Some(io.map_or_else(|| error.to_string(), words));
             source = error.source();
         }
         NodeFailure::Unreachable(authorization.tell(&text.unwrap_or_else(|| error.to_string())))
+    }
+}
+
+/// What the system says went wrong, without the number, which is for programs.
+fn words(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    match error.raw_os_error().and_then(|number| text.strip_suffix(&format!(" (os error {number})"))) {
+        Some(words) => words.to_lowercase(),
+        None => text,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Checks, address};
+use super::{Checks, address, size};
 use crate::node::http::HttpNode;
 
 /// The metric that exists only while Kubo's block cache is live, whatever its configuration says.
@@ -85,7 +85,7 @@ async fn storage_max(checks: &mut Checks, rpc: &HttpNode, free_bytes: u64) {
     };
     let possible = used.saturating_add(disk);
     if max < possible {
-        let message = format!("its StorageMax leaves {} MiB, its disk has {} MiB free", free_bytes >> 20, disk >> 20);
+        let message = format!("its StorageMax leaves {}, its disk has {} free", size(free_bytes), size(disk));
         // A tenth stays for the rest of the machine.
         let gigabytes = (possible - possible / 10) / 1_000_000_000;
         checks.risk("storage_max", message, format!("ipfs config Datastore.StorageMax {gigabytes}GB"));
