@@ -24,10 +24,6 @@ const GREET: Duration = Duration::from_secs(3);
 const PROBE_EVERY: Duration = Duration::from_secs(15);
 /// How often what nothing needs is released.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
-/// How often all nodes are asked about all copies, though nothing seems to be missing.
-const CHECK_EVERY: Duration = Duration::from_secs(600);
-/// How long repair waits at least between two runs.
-const REPAIR_PAUSE: Duration = Duration::from_secs(10);
 
 /// How to run a coordinator.
 #[derive(Debug, Clone, Default)]
@@ -141,16 +137,6 @@ fn work(coordinator: &Arc<Coordinator>) -> Vec<tokio::task::JoinHandle<()>> {
                 }
             }
         }),
-        tokio::spawn(async move {
-            loop {
-                // At once when something is known to be short, and now and then because nobody may have noticed.
-                drop(tokio::time::timeout(CHECK_EVERY, repairing.repair_wanted()).await);
-                match repairing.repair().await {
-                    Ok(report) => tracing::info!(repaired = report.repaired, remaining = report.remaining, "repair"),
-                    Err(error) => tracing::warn!(%error, "repair"),
-                }
-                tokio::time::sleep(REPAIR_PAUSE).await;
-            }
-        }),
+        tokio::spawn(async move { repairing.keep_in_repair().await }),
     ]
 }

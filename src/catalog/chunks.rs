@@ -1,5 +1,7 @@
 //! Chunks of files: what an upload appends, where copies are, how many count.
 
+use std::ops::RangeInclusive;
+
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -198,7 +200,7 @@ pub struct Copy {
     pub root: PackRoot,
     /// Whether the pack is live; else it is this upload's own, still under way.
     pub live: bool,
-    /// When the pack's presence and protection were last seen, both.
+    /// When the pack was last proved.
     pub proved: Option<i64>,
 }
 
@@ -208,7 +210,7 @@ pub struct Copy {
 /// [`CatalogError`].
 pub fn copies(c: &Connection, chunk: i64, upload: Option<UploadId>) -> CatalogResult<Vec<Copy>> {
     let mut statement = c.prepare_cached(
-        "SELECT p.node_id, p.id, p.root, p.state = 2, min(p.protected_at, p.present_at) FROM replica r
+        "SELECT p.node_id, p.id, p.root, p.state = 2, p.proved_at FROM replica r
          JOIN pack p ON p.id = r.pack_id
          WHERE r.chunk_id = ?1 AND r.bad_at IS NULL
            AND (p.state = 2 OR (p.state IN (0, 1) AND p.upload = ?2))
@@ -312,16 +314,21 @@ pub fn lose(c: &Connection) -> CatalogResult<()> {
 }
 
 /// Weighs the version of an upload's file, in time that grows with its chunks. Copies count whose pack is live and was
-/// proved at `since` or later.
+/// proved within `times`.
 ///
 /// # Errors
 /// [`CatalogError`].
-pub fn weigh(c: &Connection, upload: UploadId, file: u32, since: i64) -> CatalogResult<Option<Weighed>> {
+pub fn weigh(
+    c: &Connection,
+    upload: UploadId,
+    file: u32,
+    times: &RangeInclusive<i64>,
+) -> CatalogResult<Option<Weighed>> {
     let Some((version, state, of)) = generation(c, upload, file)? else { return Ok(None) };
     let (chunks, size): (i64, i64) = c
         .prepare_cached("SELECT count(*), coalesce(sum(length), 0) FROM manifest WHERE version_id = ?1")?
         .query_row([version], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let (distinct, copies_min, new_chunks) = least_copied(c, version, Some(upload), since)?;
+    let (distinct, copies_min, new_chunks) = least_copied(c, version, Some(upload), times)?;
     let spread = if distinct < 2 { None } else { Some(!held_whole(c, version, distinct)?) };
     Ok(Some(Weighed {
         version,
@@ -337,17 +344,22 @@ pub fn weigh(c: &Connection, upload: UploadId, file: u32, since: i64) -> Catalog
 }
 
 /// Distinct chunks, counted copies of the least copied, and how many have all their copies from this upload.
-fn least_copied(c: &Connection, version: i64, upload: Option<UploadId>, since: i64) -> CatalogResult<(u64, u32, u64)> {
+fn least_copied(
+    c: &Connection,
+    version: i64,
+    upload: Option<UploadId>,
+    times: &RangeInclusive<i64>,
+) -> CatalogResult<(u64, u32, u64)> {
     let found: (i64, Option<u32>, Option<i64>) = c
         .prepare_cached(
             "SELECT count(*), min(copies), sum(mine = copies) FROM (
                  SELECT count(DISTINCT p.node_id) copies, count(DISTINCT CASE WHEN p.upload = ?2 THEN p.node_id END) mine
                  FROM (SELECT DISTINCT chunk_id FROM manifest WHERE version_id = ?1) m
                  LEFT JOIN replica r ON r.chunk_id = m.chunk_id AND r.bad_at IS NULL
-                 LEFT JOIN pack p ON p.id = r.pack_id AND p.state = 2 AND min(p.protected_at, p.present_at) >= ?3
+                 LEFT JOIN pack p ON p.id = r.pack_id AND p.state = 2 AND p.proved_at BETWEEN ?3 AND ?4
                  GROUP BY m.chunk_id)",
         )?
-        .query_row(params![version, upload.as_ref().map(UploadId::as_bytes), since], |row| {
+        .query_row(params![version, upload.as_ref().map(UploadId::as_bytes), times.start(), times.end()], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         })?;
     Ok((unsigned(found.0), found.1.unwrap_or(0), unsigned(found.2.unwrap_or(0))))
@@ -450,7 +462,7 @@ pub fn refresh_copies(c: &Connection, after: i64, limit: u32, now: Timestamp) ->
     )?;
     let found: Vec<i64> = statement.query_map(params![after, limit], |row| row.get(0))?.collect::<Result<_, _>>()?;
     for version in &found {
-        let (distinct, copies, _) = least_copied(c, *version, None, i64::MIN)?;
+        let (distinct, copies, _) = least_copied(c, *version, None, &(i64::MIN..=i64::MAX))?;
         let spread = if distinct < 2 { None } else { Some(!held_whole(c, *version, distinct)?) };
         c.prepare_cached("UPDATE version SET copies_min = ?2, checked_at = ?3, spread = ?4 WHERE id = ?1")?
             .execute(params![version, copies, micros(now), spread])?;

@@ -1,6 +1,8 @@
 //! Packs and the replicas in them. Life: planned → stored → live → dropping → gone, each step committed before the node
 //! is told. Numbers come from a sequence that is never reused.
 
+use std::ops::RangeInclusive;
+
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -54,6 +56,10 @@ pub struct PackRow {
     pub upload: Option<UploadId>,
     /// The pack that it is a smaller form of.
     pub replaces: Option<PackId>,
+    /// When it was issued.
+    pub created: Timestamp,
+    /// When it was last proved, so that its copies count: by a receipt, or by reading and hashing.
+    pub proved: Option<Timestamp>,
     /// When its protection was last seen.
     pub protected: Option<Timestamp>,
     /// When it was last seen to be there.
@@ -63,7 +69,8 @@ pub struct PackRow {
 }
 
 const COLUMNS: &str =
-    "id, epoch, node_id, vault_id, root, state, bytes, upload, replaces, protected_at, present_at, intact_at";
+    "id, epoch, node_id, vault_id, root, state, bytes, upload, replaces, created_at, proved_at, protected_at, present_at,
+    intact_at";
 
 fn row(row: &Row<'_>) -> CatalogResult<PackRow> {
     let upload: Option<Vec<u8>> = row.get("upload")?;
@@ -82,6 +89,8 @@ fn row(row: &Row<'_>) -> CatalogResult<PackRow> {
         bytes: unsigned(row.get("bytes")?),
         upload: upload.transpose()?,
         replaces: row.get::<_, Option<i64>>("replaces")?.map(|id| PackId::new(unsigned(id))),
+        created: time(row.get("created_at")?),
+        proved: at("proved_at")?,
         protected: at("protected_at")?,
         present: at("present_at")?,
         intact: at("intact_at")?,
@@ -255,26 +264,60 @@ pub fn stored(c: &Connection, id: PackId) -> CatalogResult<bool> {
 
 /// How far a proof went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Proof {
-    /// Protection and presence were seen, one chunk was read.
+pub enum Reach {
+    /// Protection and presence were seen, one chunk was read and hashed.
     Sampled,
     /// All bytes were hashed.
     Whole,
 }
 
-/// Makes a pack live with a proof of now, or renews the proof of a live one. Does nothing to one that is dropping.
+/// A receipt, or reading and hashing, by which the copies in a protected pack count. A listing is none: see [`listed`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proof {
+    /// How far it went.
+    pub reach: Reach,
+    /// The time for which it speaks, by the coordinator's clock; never one that is still to come.
+    pub at: Timestamp,
+}
+
+/// Makes a pack live with a proof, or renews the proof of a live one. Does nothing to one that is dropping.
 ///
 /// # Errors
 /// [`CatalogError`].
-pub fn proved(c: &Connection, id: PackId, proof: Proof, now: Timestamp) -> CatalogResult<bool> {
-    let intact = (proof == Proof::Whole).then(|| micros(now));
+pub fn proved(c: &Connection, id: PackId, proof: Proof) -> CatalogResult<bool> {
+    let at = micros(proof.at);
+    let intact = (proof.reach == Reach::Whole).then_some(at);
     let changed = c
         .prepare_cached(
-            "UPDATE pack SET state = 2, protected_at = ?2, present_at = ?2, intact_at = coalesce(?3, intact_at)
+            "UPDATE pack SET state = 2, proved_at = ?2, protected_at = ?2, present_at = ?2,
+                 intact_at = coalesce(?3, intact_at)
              WHERE id = ?1 AND state IN (0, 1, 2)",
         )?
-        .execute(params![signed(id.get()), micros(now), intact])?;
+        .execute(params![signed(id.get()), at, intact])?;
     Ok(changed == 1)
+}
+
+/// Notes that a node listed a live pack and what it holds: it was protected and present then. That renews no proof.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn listed(c: &Connection, id: PackId, at: Timestamp) -> CatalogResult<()> {
+    c.prepare_cached("UPDATE pack SET protected_at = ?2, present_at = ?2 WHERE id = ?1 AND state = 2")?
+        .execute(params![signed(id.get()), micros(at)])?;
+    Ok(())
+}
+
+/// Takes back the proof of a pack that its node was seen not to protect, unless it was proved within `since`.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn unprotected(c: &Connection, id: PackId, since: &RangeInclusive<i64>) -> CatalogResult<()> {
+    if proved_within(c, id, since)? {
+        return Ok(());
+    }
+    super::chunks::lose(c)?;
+    c.prepare_cached("UPDATE pack SET proved_at = NULL WHERE id = ?1")?.execute([signed(id.get())])?;
+    Ok(())
 }
 
 /// Rebuilds a pack's header from the catalog.
@@ -318,13 +361,27 @@ pub fn chunks(c: &Connection, id: PackId) -> CatalogResult<Vec<Held>> {
     .collect()
 }
 
-/// Whether a pack's presence and protection were seen after a time.
+/// Whether a pack's proof is of these times.
 ///
 /// # Errors
 /// [`CatalogError`].
-pub fn proved_since(c: &Connection, id: PackId, time: i64) -> CatalogResult<bool> {
-    Ok(c.prepare_cached("SELECT 1 FROM pack WHERE id = ?1 AND min(protected_at, present_at) > ?2")?
-        .exists(params![signed(id.get()), time])?)
+pub fn proved_within(c: &Connection, id: PackId, times: &RangeInclusive<i64>) -> CatalogResult<bool> {
+    Ok(c.prepare_cached("SELECT 1 FROM pack WHERE id = ?1 AND proved_at BETWEEN ?2 AND ?3")?.exists(params![
+        signed(id.get()),
+        times.start(),
+        times.end()
+    ])?)
+}
+
+/// How many chunks of a pack are not known to be bad.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn good(c: &Connection, id: PackId) -> CatalogResult<u64> {
+    let count: i64 = c
+        .prepare_cached("SELECT count(*) FROM replica WHERE pack_id = ?1 AND bad_at IS NULL")?
+        .query_row([signed(id.get())], |row| row.get(0))?;
+    Ok(unsigned(count))
 }
 
 /// Marks a replica as missing or wrong, or as good again.

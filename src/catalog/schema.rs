@@ -178,6 +178,8 @@ CREATE TABLE pack(
     upload BLOB,
     replaces INTEGER,
     created_at INTEGER NOT NULL,
+    -- Its copies count by the proof of this time: a receipt, or reading and hashing. What a node lists renews the next two.
+    proved_at INTEGER,
     protected_at INTEGER,
     present_at INTEGER,
     intact_at INTEGER

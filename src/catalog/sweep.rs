@@ -231,8 +231,8 @@ pub fn shrink(c: &Connection, pack: &PackRow) -> CatalogResult<Option<Vec<packs:
 /// [`super::CatalogError`].
 pub fn replaced(c: &Connection, new: &PackRow, old: PackId) -> CatalogResult<()> {
     c.prepare_cached(
-        "UPDATE pack SET state = 2, (protected_at, present_at, intact_at) =
-             (SELECT protected_at, present_at, intact_at FROM pack WHERE id = ?2) WHERE id = ?1 AND state = 0",
+        "UPDATE pack SET state = 2, (proved_at, protected_at, present_at, intact_at) =
+             (SELECT proved_at, protected_at, present_at, intact_at FROM pack WHERE id = ?2) WHERE id = ?1 AND state = 0",
     )?
     .execute([signed(new.id.get()), signed(old.get())])?;
     c.prepare_cached(

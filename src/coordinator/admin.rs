@@ -94,9 +94,9 @@ impl Coordinator {
     /// Rebuilds elsewhere what is needed from a node, then forgets it.
     async fn node_remove(&self, name: &str, lost: bool, dry_run: bool) -> ApiResult<HealthReport> {
         let member = self.member(name)?;
-        let check = Check { now: false, read: false, leaving: Some(member.row.row) };
+        let check = Check { leaving: Some(member.row.row), ..Check::default() };
         if dry_run {
-            let (found, view) = self.diagnose(check).await?;
+            let (found, view) = self.diagnose(&check).await?;
             return Ok(found.report(&view));
         }
         // Closed to new chunks first, so that none arrives while the others are moved. In memory alone, so that a node
@@ -148,7 +148,7 @@ impl Coordinator {
     /// The pool as a whole, and the files of one vault, or of all.
     async fn status(&self, vault: Option<i64>) -> ApiResult<Status> {
         let nodes = self.infos().await?;
-        let (found, _) = self.diagnose(Check::default()).await?;
+        let (found, _) = self.diagnose(&Check::default()).await?;
         let (files, bytes) = self.read(move |c| files::totals(c, vault)).await?;
         Ok(Status {
             usable_bytes: usable(&nodes, self.policy.replicas),

@@ -1,5 +1,7 @@
 //! Commit: a version becomes visible, whole, in one transaction that touches few rows; or the file is refused.
 
+use std::ops::RangeInclusive;
+
 use rusqlite::{Connection, params};
 
 use super::leases::{Lease, check_alive};
@@ -16,15 +18,15 @@ const MAX_KEY_BYTES: usize = 256;
 const MAX_CID_BYTES: usize = 128;
 
 /// What a commit needs to know of its put.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Committing {
     upload: UploadId,
     vault: i64,
     replicas: u32,
     public: bool,
     chunk_size: u32,
-    /// Proofs older than this do not count.
-    since: i64,
+    /// Proofs of other times do not count.
+    counted: RangeInclusive<i64>,
     at: LinkTime,
 }
 
@@ -41,13 +43,13 @@ impl Coordinator {
             replicas: lease.replicas,
             public: lease.public,
             chunk_size: self.policy.chunk_size,
-            since: self.counted_since(lease),
+            counted: self.counted(lease),
             at,
         };
         let numbers: Vec<u32> = request.files.iter().map(|file| file.file).collect();
         check_request(&request)?;
-        let of = numbers.clone();
-        let weigh = move |c: &_| of.iter().map(|file| chunks::weigh(c, commit.upload, *file, commit.since)).collect();
+        let (of, by) = (numbers.clone(), commit.clone());
+        let weigh = move |c: &_| of.iter().map(|file| chunks::weigh(c, by.upload, *file, &by.counted)).collect();
         let weighed: Vec<Option<Weighed>> = self.read(weigh).await?;
         let done: Vec<Committed> = self
             .write(move |c| {
@@ -100,7 +102,7 @@ fn make_visible(
     let now = chunks::generation(c, commit.upload, file.file)?;
     let weighed = match weighed {
         Some(weighed) if now == Some((weighed.version, weighed.state, weighed.of)) => Some(weighed),
-        _ => chunks::weigh(c, commit.upload, file.file, commit.since)?,
+        _ => chunks::weigh(c, commit.upload, file.file, &commit.counted)?,
     };
     let weighed = match weighed {
         Some(weighed) => weighed,
@@ -160,7 +162,7 @@ fn empty_version(c: &Connection, commit: &Committing, file: u32) -> CatalogResul
         commit.replicas,
         micros(commit.at.now)
     ])?;
-    let weighed = chunks::weigh(c, commit.upload, file, commit.since)?;
+    let weighed = chunks::weigh(c, commit.upload, file, &commit.counted)?;
     weighed.ok_or_else(|| CatalogError::Damaged("a version that was just made is not there".into()))
 }
 

@@ -1,23 +1,28 @@
 //! What counts: packs that a client says it sent are protected and proved here, or something else takes their place.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
+
+use jiff::Timestamp;
 
 use super::Coordinator;
 use super::leases::{Lease, check_alive};
 use super::registry::Member;
 use super::uploads::{outstanding, replan};
 use crate::api::{ApiError, ApiResult, ChunksPlanned, Code, MAX_FILES, NodeAddress, NodeKind, PackOutcome, PacksSent};
-use crate::catalog::packs::{self, Held, PackRow, PackState, Proof};
+use crate::catalog::CatalogResult;
+use crate::catalog::packs::{self, Held, PackRow, PackState, Proof, Reach};
 use crate::grant::{Grant, PublicKey, Verb};
 use crate::id::{PackId, PackRoot};
 use crate::node::{ChunkAt, GrantToken, NodeError, NodeFailure, Receipt};
 use crate::pack::{MAX_BYTES, PackHeader};
 
-/// Packs proved at once.
-const PROOFS: usize = 8;
+/// Packs of one node that are proved at once.
+const PROOFS: usize = 4;
 /// How far a receipt's clock may be off.
 const SKEW_SECONDS: i64 = 300;
 
@@ -30,8 +35,8 @@ pub(super) enum Depth {
     Whole,
 }
 
-/// How long the proof of one pack may take while a put waits: less than a call to the coordinator, so that what other
-/// nodes proved is not lost with it.
+/// How long the proofs of one node's packs may take while a put waits: less than a call to the coordinator, so that what
+/// other nodes proved is not lost with them.
 const PROVE: Duration = Duration::from_secs(20);
 /// How long a node in which a put lost confidence has to answer, while the put waits to go elsewhere.
 const DOUBT: Duration = Duration::from_secs(5);
@@ -44,8 +49,6 @@ enum Judged {
         node: i64,
         why: String,
     },
-    /// It counts already.
-    Counts,
     /// It was given up when it was reported before.
     GivenUp(PackId),
 }
@@ -55,11 +58,7 @@ impl Coordinator {
         if request.packs.len() > MAX_FILES {
             return Err(ApiError::new(Code::Usage, format!("at most {MAX_FILES} packs can be reported at once")));
         }
-        let judged: Vec<_> = stream::iter(request.packs.into_iter().map(|outcome| self.judge(lease, outcome)))
-            .buffered(PROOFS)
-            .collect()
-            .await;
-        let judged: Vec<Judged> = judged.into_iter().collect::<ApiResult<_>>()?;
+        let judged = self.judge_all(lease, request.packs).await?;
         let planning = self.planning(lease);
         let view = Arc::clone(&planning.view);
         let mut notices = Vec::new();
@@ -68,15 +67,13 @@ impl Coordinator {
                 notices.push(format!("{}: {why}", view.name(*node)));
             }
         }
-        let now = self.seam.now();
         let issued = self
             .write(move |c| {
                 check_alive(c, planning.at.upload)?;
                 let (mut failed, mut given_up) = (Vec::new(), Vec::new());
                 for one in &judged {
                     match one {
-                        Judged::Counts => {}
-                        Judged::Proved(pack, proof) => drop(packs::proved(c, *pack, *proof, now)?),
+                        Judged::Proved(pack, proof) => drop(packs::proved(c, *pack, *proof)?),
                         // Of two reports of one pack, the first to get here decides.
                         Judged::Failed { pack, .. } if packs::abort(c, *pack)? => failed.push(*pack),
                         Judged::Failed { pack, .. } | Judged::GivenUp(pack) => given_up.push(*pack),
@@ -90,49 +87,87 @@ impl Coordinator {
         Ok(self.planned(lease, &view, Vec::new(), issued, notices))
     }
 
-    /// Judges one report.
-    async fn judge(&self, lease: &Lease, outcome: PackOutcome) -> ApiResult<Judged> {
-        let (PackOutcome::Sent { pack: id, .. } | PackOutcome::Failed { pack: id, .. }) = &outcome;
-        let id = *id;
-        let (found, held) = self.read(move |c| Ok((packs::get(c, id)?, packs::chunks(c, id)?))).await?;
-        let pack = found
-            .filter(|pack| pack.upload == Some(lease.upload))
-            .ok_or_else(|| ApiError::new(Code::Usage, format!("pack {id} is not of this put")))?;
-        match pack.state {
-            PackState::Planned | PackState::Stored => {}
-            PackState::Live => return Ok(Judged::Counts),
-            PackState::Dropping | PackState::Gone => return Ok(Judged::GivenUp(id)),
+    /// Judges reports, each node's on their own: a slow node costs the others nothing, and all of this ends in time.
+    async fn judge_all(&self, lease: &Lease, outcomes: Vec<PackOutcome>) -> ApiResult<Vec<Judged>> {
+        let upload = lease.upload;
+        let reported = self
+            .read(move |c| {
+                let find = |outcome: PackOutcome| {
+                    let (PackOutcome::Sent { pack: id, .. } | PackOutcome::Failed { pack: id, .. }) = &outcome;
+                    let pack = packs::get(c, *id)?.filter(|pack| pack.upload == Some(upload));
+                    let pack =
+                        pack.ok_or_else(|| ApiError::new(Code::Usage, format!("pack {id} is not of this put")))?;
+                    Ok((pack, outcome))
+                };
+                outcomes.into_iter().map(find).collect::<CatalogResult<Vec<_>>>()
+            })
+            .await?;
+        let mut judged = Vec::new();
+        let mut open: BTreeMap<i64, Vec<(PackRow, PackOutcome)>> = BTreeMap::new();
+        for (pack, outcome) in reported {
+            match pack.state {
+                PackState::Planned | PackState::Stored => open.entry(pack.node).or_default().push((pack, outcome)),
+                PackState::Live => {}
+                PackState::Dropping | PackState::Gone => judged.push(Judged::GivenUp(pack.id)),
+            }
         }
-        let node = pack.node;
-        let failed = |why: String| Ok(Judged::Failed { pack: id, node, why });
-        let Some(member) = self.nodes.get(node) else {
-            return failed("is no longer registered".into());
+        let of_nodes = open.into_iter().map(|(node, reports)| self.judge_node(lease, node, reports));
+        judged.extend(join_all(of_nodes).await.into_iter().flatten());
+        Ok(judged)
+    }
+
+    /// Judges what was reported of one node, within [`PROVE`], and asks the node how it is if anything of it failed.
+    async fn judge_node(&self, lease: &Lease, node: i64, reports: Vec<(PackRow, PackOutcome)>) -> Vec<Judged> {
+        let member = self.nodes.get(node);
+        let until = tokio::time::Instant::now() + PROVE;
+        let judge = |(pack, outcome): (PackRow, PackOutcome)| {
+            let member = member.as_deref();
+            async move {
+                let id = pack.id;
+                match self.judge(member, pack, outcome, until).await {
+                    Ok(proof) => Judged::Proved(id, proof),
+                    Err(why) => Judged::Failed { pack: id, node, why },
+                }
+            }
         };
-        match outcome {
+        let judged: Vec<Judged> = stream::iter(reports.into_iter().map(judge)).buffered(PROOFS).collect().await;
+        if judged.iter().any(|one| matches!(one, Judged::Failed { .. })) {
+            lease.avoid(node);
+            if let Some(member) = &member {
+                doubt(member).await;
+            }
+        }
+        judged
+    }
+
+    /// Judges one report; else why the pack failed.
+    async fn judge(
+        &self,
+        member: Option<&Member>,
+        pack: PackRow,
+        outcome: PackOutcome,
+        until: tokio::time::Instant,
+    ) -> Result<Proof, String> {
+        let member = member.ok_or_else(|| "is no longer registered".to_owned())?;
+        let receipt = match outcome {
             PackOutcome::Failed { message, full, .. } => {
-                lease.avoid(node);
-                // What a client says of a node is a hint: the node itself is asked.
-                doubt(&member).await;
+                // What a client says of a node is a hint.
                 if full && member.seen(self.policy.grace).free_bytes.is_some_and(|free| free < 2 * MAX_BYTES) {
                     member.is_full();
                 }
-                failed(message.chars().take(300).collect())
+                return Err(message.chars().take(300).collect());
             }
-            PackOutcome::Sent { receipt, .. } => {
-                let proof = self.prove_new(&member, &pack, &held, &receipt, Depth::OfNode);
-                let late = NodeFailure::Timeout { seconds: PROVE.as_secs(), doing: "proving a pack" };
-                let proof = tokio::time::timeout(PROVE, proof).await;
-                match proof.unwrap_or_else(|_| Err(late.at(&member.row.name))) {
-                    Ok(proof) => Ok(Judged::Proved(id, proof)),
-                    Err(error) => {
-                        lease.avoid(node);
-                        member.failed(&error);
-                        doubt(&member).await;
-                        failed(error.reason.to_string())
-                    }
-                }
-            }
-        }
+            PackOutcome::Sent { receipt, .. } => receipt,
+        };
+        let id = pack.id;
+        let held = self.read(move |c| packs::chunks(c, id)).await.map_err(|error| error.message)?;
+        let proof = self.prove_new(member, &pack, &held, &receipt, Depth::OfNode);
+        let late = NodeFailure::Timeout { seconds: PROVE.as_secs(), doing: "proving packs" };
+        let proof = tokio::time::timeout_at(until, proof).await;
+        proof.unwrap_or_else(|_| Err(late.at(&member.row.name))).map_err(|error| {
+            member.failed(&error);
+            error.reason.to_string()
+        })
     }
 
     /// Protects and proves a pack that a node says it has: by the node's signature where it is a built-in one, else by
@@ -148,7 +183,8 @@ impl Coordinator {
         if let Some(key) = PublicKey::of_node(&member.row.id) {
             let entries = held.iter().map(|held| held.entry).collect();
             let header = PackHeader { pool: self.pool.pool, epoch: pack.epoch, id: pack.id, entries };
-            return self.check_receipt(member, &key, &header, receipt).map(|()| Proof::Whole);
+            let at = self.check_receipt(member, &key, &header, receipt)?.max(pack.created).min(self.seam.now());
+            return Ok(Proof { reach: Reach::Whole, at });
         }
         if pack.state == PackState::Planned {
             let id = pack.id;
@@ -164,31 +200,54 @@ impl Coordinator {
         self.read_back(member, pack, held, depth).await
     }
 
-    async fn read_back(
+    /// Notes that a replica was read and is missing or wrong. Where that cannot be written down, the next who reads it says
+    /// the same.
+    pub(super) async fn mark_bad(&self, pack: PackId, chunk: i64) {
+        let now = self.seam.now();
+        if let Err(error) = self.write(move |c| packs::mark(c, pack, chunk, Some(now))).await {
+            tracing::warn!(%error, "marking a bad copy");
+        }
+    }
+
+    /// Reads back one chunk of a protected pack, chosen at random, or all; those known to be bad are left out. The proof
+    /// is of the time when this began.
+    pub(super) async fn read_back(
         &self,
         member: &Member,
         pack: &PackRow,
         held: &[Held],
         depth: Depth,
     ) -> Result<Proof, NodeError> {
+        let began = self.seam.now();
         let all = member.row.cache_live || depth == Depth::Whole;
-        let chosen = usize::try_from(self.seam.below(held.len() as u64)).unwrap_or(0);
-        for (index, held) in held.iter().enumerate() {
+        let good: Vec<&Held> = held.iter().filter(|held| !held.bad).collect();
+        if good.is_empty() {
+            return Err(NodeFailure::Absent("any good chunk of a pack".into()).at(&member.row.name));
+        }
+        let chosen = usize::try_from(self.seam.below(good.len() as u64)).unwrap_or(0);
+        for (index, held) in good.iter().enumerate() {
             if all || index == chosen {
                 let at = ChunkAt { chunk: held.entry.chunk, bytes: held.entry.bytes, pack: pack.root };
-                member.node.read_chunk(&at, None, None).await?;
+                let read = member.node.read_chunk(&at, None, None).await;
+                let shown = matches!(&read, Err(error) if error.reason.is_of_bytes());
+                if shown && pack.state == PackState::Live {
+                    self.mark_bad(pack.id, held.row).await;
+                }
+                read?;
             }
         }
-        Ok(if all || held.len() == 1 { Proof::Whole } else { Proof::Sampled })
+        let reach = if all || good.len() == 1 { Reach::Whole } else { Reach::Sampled };
+        Ok(Proof { reach, at: began })
     }
 
+    /// The time for which a receipt speaks: when it was signed, or now where the node's clock may just be off.
     fn check_receipt(
         &self,
         member: &Member,
         key: &PublicKey,
         header: &PackHeader,
         receipt: &Receipt,
-    ) -> Result<(), NodeError> {
+    ) -> Result<Timestamp, NodeError> {
         let refuse = |why: &str| NodeFailure::Answer(why.to_owned()).at(&member.row.name);
         let Receipt::Signed { token } = receipt else { return Err(refuse("it gave no receipt")) };
         let said = key.read_receipt(token).map_err(|_| refuse("its receipt is not signed by it"))?;
@@ -199,11 +258,14 @@ impl Coordinator {
         if !right {
             return Err(refuse("its receipt is for something else"));
         }
+        let now = self.seam.now();
+        let ahead = said.synced.saturating_sub(now.as_second());
         // It may be older than that: a put reports packs together, and a slow node has all the time that it needs.
-        if said.synced - self.seam.now().as_second() > SKEW_SECONDS {
+        if ahead > SKEW_SECONDS {
             return Err(refuse("its clock is more than five minutes ahead"));
         }
-        Ok(())
+        let signed = Timestamp::from_second(said.synced).unwrap_or(Timestamp::MIN);
+        Ok(if ahead < -SKEW_SECONDS { signed } else { now })
     }
 
     /// The permission to write a pack; nothing where the node takes the client's own credential.

@@ -18,6 +18,7 @@ mod session;
 pub mod sweep;
 mod uploads;
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -251,14 +252,6 @@ impl Coordinator {
         Ok(Introduction { pack, ..self.introduction() })
     }
 
-    /// Checks and repairs, as the background does after a put below target.
-    ///
-    /// # Errors
-    /// The catalog's.
-    pub async fn repair(&self) -> ApiResult<crate::admin::HealthReport> {
-        self.mend(health::Check::default()).await
-    }
-
     /// The nodes.
     pub const fn nodes(&self) -> &Registry {
         &self.nodes
@@ -346,9 +339,10 @@ impl Coordinator {
         self.seam.now().as_microsecond().saturating_sub(age)
     }
 
-    /// Waits until something is below its target.
-    pub async fn repair_wanted(&self) {
-        self.repair_wanted.notified().await;
+    /// The times, in catalog form, of proofs made since then. One of a time that is still to come was made before the clock
+    /// went back, and says nothing; a minute is allowed for what others write down while a plan waits for the writer.
+    fn times_since(&self, since: i64) -> RangeInclusive<i64> {
+        since..=self.seam.now().as_microsecond().saturating_add(60_000_000)
     }
 }
 

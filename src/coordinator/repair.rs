@@ -1,88 +1,164 @@
 //! Repair: executes what health planned. Missing copies are made from proved ones through packs of their own, and count
-//! only once they are proved like those of a put.
+//! only once they are proved like those of a put. What a node does not take or does not give costs that chunk alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::Coordinator;
-use super::health::{Act, Check, Diagnosis, Means};
+use super::health::acts::{Act, Batch, Means, Source};
+use super::health::{Check, Diagnosis};
 use super::judge::Depth;
+use super::registry::{Member, View};
 use crate::admin::{Do, HealthReport, HealthRequest};
 use crate::api::{ApiError, ApiResult, Code};
-use crate::catalog::packs::{self, NewPack, PackState, Proof};
-use crate::catalog::{chunks, trace};
-use crate::id::{PackId, PackRoot};
+use crate::catalog::packs::{self, NewPack, PackState, Proof, Reach};
+use crate::catalog::{chunks, micros};
+use crate::id::PackId;
 use crate::node::{ChunkAt, NodeError, NodeFailure};
 use crate::pack::{MAX_BYTES, MAX_CHUNKS, Pack};
 
-/// Rows of versions or chunks that one step of writing down touches.
-const STEP: u32 = 500;
-/// Rounds of finding and mending after which a check gives its verdict.
+/// Rows of versions, packs or chunks that one step of writing down touches.
+const STEP: usize = 500;
+/// Rounds of finding and mending after which a check gives its verdict; more only while there is more to mend than one
+/// round takes, and something of it is done.
 const ROUNDS: usize = 3;
+/// How often all nodes are asked about all copies, though nothing seems to be missing.
+const CHECK_EVERY: Duration = Duration::from_secs(600);
+/// How long the background waits at least between two repairs.
+const PAUSE: Duration = Duration::from_secs(10);
+/// Notices that a report carries.
+const MAX_NOTICES: usize = 100;
+
+/// What became of a round's acts.
+#[derive(Default)]
+struct Work {
+    /// Acts that were done and proved.
+    done: u64,
+    /// Nodes (by row) that did not take a chunk (by row).
+    failed: HashSet<(i64, i64)>,
+    notices: Vec<String>,
+}
+
+impl Work {
+    fn notice(&mut self, text: String) {
+        if self.notices.len() < MAX_NOTICES {
+            self.notices.push(text);
+        }
+    }
+}
+
+/// An act whose chunk was read from a good copy.
+struct Taken<'a> {
+    act: &'a Act,
+    bytes: Bytes,
+}
 
 impl Coordinator {
     /// Checks, and unless dry, repairs and asks again. One repair at a time; another waits for it.
     pub(super) async fn health(&self, request: &HealthRequest) -> ApiResult<HealthReport> {
-        let check = Check { now: request.now, read: request.read, leaving: None };
+        let check = Check { now: request.now, read: request.read, ..Check::default() };
         if request.dry_run {
-            let (found, view) = self.diagnose(check).await?;
+            let (found, view) = self.diagnose(&check).await?;
             return Ok(found.report(&view));
         }
         self.mend(check).await
     }
 
-    pub(super) async fn mend(&self, check: Check) -> ApiResult<HealthReport> {
+    /// Keeps the pool in repair, for as long as it is polled: at once when something is known to be short, and now and then
+    /// because nobody may have noticed.
+    pub async fn keep_in_repair(&self) {
+        loop {
+            drop(tokio::time::timeout(CHECK_EVERY, self.repair_wanted.notified()).await);
+            match self.mend(Check::default()).await {
+                Ok(report) => tracing::info!(repaired = report.repaired, remaining = report.remaining, "repair"),
+                Err(error) => tracing::warn!(%error, "repair"),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    pub(super) async fn mend(&self, mut check: Check) -> ApiResult<HealthReport> {
         let _alone = self.repairing.lock().await;
-        let (mut found, view) = self.diagnose(check).await?;
-        let mut first = found.report(&view);
-        for _ in 0..ROUNDS {
-            self.keep(&found).await?;
-            if found.acts.is_empty() {
+        let (mut found, view) = self.look(&check).await?;
+        let mut report = found.report(&view);
+        for round in 1.. {
+            let batch = std::mem::take(&mut found.batch);
+            if batch.acts().is_empty() {
                 break;
             }
-            let done = self.execute(std::mem::take(&mut found.acts), &mut first.notices).await?;
-            first.repaired += done;
-            (found, _) = self.diagnose(check).await?;
-            if done == 0 {
+            let more = batch.has_more();
+            let work = self.execute(batch).await?;
+            report.repaired += work.done;
+            report.notices.extend(work.notices);
+            let learned = work.failed.iter().any(|failed| !check.failed.contains(failed));
+            check.failed.extend(work.failed);
+            found = self.look(&check).await?.0;
+            if (work.done == 0 && !learned) || (round >= ROUNDS && (work.done == 0 || !more)) {
                 break;
             }
         }
-        self.keep(&found).await?;
-        let view = self.nodes.view(self.policy.replicas);
-        let last = found.report(&view);
-        first.verdict = last.verdict;
-        first.remaining = last.remaining;
-        first.chunks = last.chunks;
-        first.replicas_checked = last.replicas_checked;
-        first.oldest_verified = last.oldest_verified;
-        Ok(first)
+        report.notices.truncate(MAX_NOTICES);
+        let last = found.report(&self.nodes.view(self.policy.replicas));
+        report.verdict = last.verdict;
+        report.remaining = last.remaining;
+        report.oldest_verified = last.oldest_verified;
+        Ok(report)
     }
 
-    /// Writes down what a check saw: proofs of presence, bad replicas, and copies of each file.
+    /// Checks, and writes down what it saw.
+    async fn look(&self, check: &Check) -> ApiResult<(Diagnosis, View)> {
+        let (found, view) = self.diagnose(check).await?;
+        self.keep(&found).await?;
+        Ok((found, view))
+    }
+
+    /// Writes down what a check saw: what was listed, what was read, bad replicas, and copies of each file.
     async fn keep(&self, found: &Diagnosis) -> ApiResult<()> {
-        let now = self.seam.now();
-        let (bad, mended, began) = (found.bad.clone(), found.mended.clone(), found.began);
-        self.write(move |c| {
-            for (pack, chunk) in &bad {
-                if !packs::proved_since(c, *pack, began)? {
-                    packs::mark(c, *pack, *chunk, Some(now))?;
-                }
-            }
-            mended.iter().try_for_each(|(pack, chunk)| packs::mark(c, *pack, *chunk, None))
-        })
-        .await?;
-        let seen: Vec<PackId> = found.seen_packs.iter().copied().collect();
-        for some in seen.chunks(500) {
+        let (began, meanwhile) = (found.began, self.times_since(micros(found.began) + 1));
+        for some in found.wrong.chunks(STEP) {
             let some = some.to_vec();
+            self.write(move |c| some.iter().try_for_each(|(pack, chunk)| packs::mark(c, *pack, *chunk, Some(began))))
+                .await?;
+        }
+        for some in found.missing.chunks(STEP) {
+            let (some, meanwhile) = (some.to_vec(), meanwhile.clone());
             self.write(move |c| {
-                some.iter().try_for_each(|pack| {
-                    if trace::still_live(c, *pack)? {
-                        packs::proved(c, *pack, Proof::Sampled, now).map(drop)
-                    } else {
-                        Ok(())
-                    }
+                some.iter().try_for_each(|(pack, chunk)| match packs::proved_within(c, *pack, &meanwhile)? {
+                    true => Ok(()),
+                    false => packs::mark(c, *pack, *chunk, Some(began)),
                 })
+            })
+            .await?;
+        }
+        for some in found.mended.chunks(STEP) {
+            let some = some.to_vec();
+            self.write(move |c| some.iter().try_for_each(|(pack, chunk)| packs::mark(c, *pack, *chunk, None))).await?;
+        }
+        let unprotected: Vec<PackId> = found.unprotected.iter().copied().collect();
+        for some in unprotected.chunks(STEP) {
+            let (some, meanwhile) = (some.to_vec(), meanwhile.clone());
+            self.write(move |c| some.iter().try_for_each(|pack| packs::unprotected(c, *pack, &meanwhile))).await?;
+        }
+        let seen: Vec<(PackId, u64)> = found.seen.iter().map(|(pack, read)| (*pack, *read)).collect();
+        for some in seen.chunks(STEP) {
+            let some = some.to_vec();
+            let cached: HashSet<i64> =
+                self.nodes.all().iter().filter(|m| m.row.cache_live).map(|m| m.row.row).collect();
+            self.write(move |c| {
+                for (id, read) in &some {
+                    let Some(pack) = packs::get(c, *id)?.filter(|pack| pack.state == PackState::Live) else { continue };
+                    packs::listed(c, *id, began)?;
+                    let reach = match *read {
+                        0 => continue,
+                        read if read >= packs::good(c, *id)? => Reach::Whole,
+                        _ if cached.contains(&pack.node) => continue,
+                        _ => Reach::Sampled,
+                    };
+                    packs::proved(c, *id, Proof { reach, at: began })?;
+                }
+                Ok(())
             })
             .await?;
         }
@@ -94,146 +170,193 @@ impl Coordinator {
     /// Writes down what listings show of copies, in small steps: first what was short before, then what is short now.
     async fn note_copies(&self, short: &[(i64, u32)]) -> ApiResult<()> {
         let now = self.seam.now();
+        let step = STEP as u32;
         let mut after = Some(0);
         while let Some(from) = after {
-            after = self.write(move |c| chunks::refresh_copies(c, from, STEP, now)).await?;
+            after = self.write(move |c| chunks::refresh_copies(c, from, step, now)).await?;
         }
-        for some in short.chunks(STEP as usize) {
+        for some in short.chunks(STEP) {
             let some = some.to_vec();
             self.write(move |c| some.iter().try_for_each(|(chunk, good)| chunks::note_short(c, *chunk, *good))).await?;
         }
         let mut after = Some(0);
         while let Some(from) = after {
-            after = self.write(move |c| chunks::note_checked(c, from, STEP, now)).await?;
+            after = self.write(move |c| chunks::note_checked(c, from, step, now)).await?;
         }
         Ok(())
     }
 
-    /// Does what was planned; gives how many acts were done and proved.
-    async fn execute(&self, acts: Vec<Act>, notices: &mut Vec<String>) -> ApiResult<u64> {
-        let mut groups: BTreeMap<(i64, i64), Vec<Act>> = BTreeMap::new();
+    /// Does what was planned, for the most endangered chunks first.
+    async fn execute(&self, batch: Batch) -> ApiResult<Work> {
+        let mut work = Work::default();
         let mut unprotected: BTreeMap<(i64, PackId), Vec<Act>> = BTreeMap::new();
-        let mut done = 0;
-        for act in acts {
+        // By good copies left, node and vault.
+        let mut groups: BTreeMap<(usize, i64, i64), Vec<Act>> = BTreeMap::new();
+        for act in batch.into_acts() {
             match &act.means {
-                Means::Write { to, .. } => groups.entry((*to, act.vault)).or_default().push(act),
+                Means::Write { to, .. } => groups.entry((act.good, *to, act.vault)).or_default().push(act),
                 Means::Protect { node, pack, .. } => unprotected.entry((*node, *pack)).or_default().push(act),
             }
         }
         for ((node, pack), acts) in unprotected {
             match self.protect_again(node, pack).await {
-                Ok(()) => done += acts.len() as u64,
-                Err(error) if error.code == Code::Temporary => notices.push(error.message),
+                Ok(()) => work.done += acts.len() as u64,
+                Err(error) if error.code == Code::Temporary => work.notice(error.message),
                 // It cannot be protected as a whole: what is needed of it goes into another pack.
-                Err(_) => {
-                    acts.into_iter().for_each(|act| groups.entry((node, act.vault)).or_default().push(act.anew()))
-                }
+                Err(_) => acts
+                    .into_iter()
+                    .for_each(|act| groups.entry((act.good, node, act.vault)).or_default().push(act.anew())),
             }
         }
-        for ((node, vault), acts) in groups {
+        for ((_, node, vault), acts) in groups {
+            let Some(member) = self.nodes.get(node) else { continue };
             let mut rest = acts.as_slice();
-            while !rest.is_empty() {
+            // A node that stops answering is asked no more; the next round goes elsewhere.
+            while !rest.is_empty() && member.seen(self.policy.grace).answers {
                 let (now, later) = rest.split_at(fits(rest));
                 rest = later;
-                match self.write_copies(node, vault, now, notices).await {
-                    Ok(count) => done += count,
-                    Err(error) => notices.push(error.message),
-                }
+                self.write_copies(&member, vault, now, &mut work).await?;
             }
         }
-        notices.truncate(100);
-        Ok(done)
+        Ok(work)
     }
 
-    /// Reads chunks from proved copies and writes them to one node as one pack.
-    async fn write_copies(&self, node: i64, vault: i64, acts: &[Act], notices: &mut Vec<String>) -> ApiResult<u64> {
-        let member = self
-            .nodes
-            .get(node)
-            .ok_or_else(|| ApiError::new(Code::NotFound, "the node to write to is no longer registered"))?;
-        let mut taken: Vec<(&Act, Bytes)> = Vec::with_capacity(acts.len());
+    /// Reads chunks from proved copies and writes them to one node.
+    async fn write_copies(&self, member: &Member, vault: i64, acts: &[Act], work: &mut Work) -> ApiResult<()> {
+        let mut taken: Vec<Taken> = Vec::with_capacity(acts.len());
         for act in acts {
             let Means::Write { from, .. } = &act.means else { continue };
             match self.fetch(act, from).await {
-                Ok(bytes) => taken.push((act, bytes)),
-                Err(error) => notices.push(format!("chunk {}: {error}", act.entry.chunk)),
+                Ok(bytes) => taken.push(Taken { act, bytes }),
+                Err(error) => work.notice(format!("chunk {}: {error}", act.entry.chunk)),
             }
         }
-        if taken.is_empty() {
-            return Ok(0);
+        // What the node does not take is taken out, and the others go again, once.
+        for _ in 0..2 {
+            if taken.is_empty() {
+                return Ok(());
+            }
+            match self.write_pack(member, vault, &taken).await? {
+                Ok(()) => {
+                    work.done += taken.len() as u64;
+                    return Ok(());
+                }
+                Err(NotTaken { chunks, error }) => {
+                    work.notice(error.to_string());
+                    work.failed.extend(chunks.iter().map(|chunk| (member.row.row, *chunk)));
+                    taken.retain(|one| !chunks.contains(&one.act.chunk));
+                }
+            }
         }
+        work.failed.extend(taken.iter().map(|one| (member.row.row, one.act.chunk)));
+        Ok(())
+    }
+
+    /// Writes chunks to a node as one pack, and has it proved; the replicas in whose place they stand are forgotten then.
+    async fn write_pack(&self, member: &Member, vault: i64, taken: &[Taken<'_>]) -> ApiResult<Result<(), NotTaken>> {
         let new = NewPack {
-            node,
+            node: member.row.row,
             vault,
             upload: None,
             replaces: None,
-            chunks: taken.iter().map(|(act, _)| act.chunk).collect(),
-            entries: taken.iter().map(|(act, _)| act.entry).collect(),
+            chunks: taken.iter().map(|one| one.act.chunk).collect(),
+            entries: taken.iter().map(|one| one.act.entry).collect(),
         };
         let (pool, epoch, now) = (self.pool.pool, self.pool.epoch, self.seam.now());
         let header = self.write(move |c| packs::issue(c, pool, epoch, new, now)).await?;
         let id = header.id;
-        let pack = Pack::new(header, taken.iter().map(|(_, bytes)| bytes.clone()).collect());
-        let depth = if taken.iter().any(|(act, _)| act.instead().is_some()) { Depth::Whole } else { Depth::OfNode };
+        let pack = Pack::new(header, taken.iter().map(|one| one.bytes.clone()).collect());
+        let row = self.read(move |c| Ok((packs::get(c, id)?, packs::chunks(c, id)?))).await?;
+        let (Some(row), held) = row else {
+            return Err(ApiError::new(Code::Internal, "a pack that was issued is gone"));
+        };
+        let depth = if taken.iter().any(|one| one.act.instead().is_some()) { Depth::Whole } else { Depth::OfNode };
         let proof = async {
             let receipt = member.node.write_pack(&pack, None).await?;
-            let asked = self.read(move |c| Ok((packs::get(c, id)?, packs::chunks(c, id)?))).await;
-            let gone = || NodeFailure::Answer("its pack is gone from the catalog".into()).at(&member.row.name);
-            let (row, held) = asked.map_err(|_| gone())?;
-            self.prove_new(&member, &row.ok_or_else(gone)?, &held, &receipt, depth).await
+            self.prove_new(member, &row, &held, &receipt, depth).await
         };
-        let proof: Result<Proof, NodeError> = proof.await;
-        match proof {
+        let error = match proof.await {
             Ok(proof) => {
-                let instead: Vec<(PackId, i64)> = taken.iter().filter_map(|(act, _)| act.instead()).collect();
-                let now = self.seam.now();
+                let instead: Vec<(PackId, i64)> = taken.iter().filter_map(|one| one.act.instead()).collect();
                 self.write(move |c| {
-                    if !packs::proved(c, id, proof, now)? {
+                    if !packs::proved(c, id, proof)? {
                         return Ok(());
                     }
                     instead.iter().try_for_each(|(pack, chunk)| packs::forget_replica(c, *pack, *chunk))
                 })
                 .await?;
-                Ok(taken.len() as u64)
+                return Ok(Ok(()));
             }
-            Err(error) => {
-                if let NodeFailure::Full(_) = error.reason {
-                    member.is_full();
+            Err(error) => error,
+        };
+        if let NodeFailure::Full(_) = error.reason {
+            member.is_full();
+        }
+        if error.reason.is_temporary() {
+            member.failed(&error);
+        }
+        self.write(move |c| packs::abort(c, id)).await?;
+        let mut chunks = Vec::new();
+        if error.reason.is_of_bytes() || matches!(error.reason, NodeFailure::Answer(_)) {
+            for held in &held {
+                let at = ChunkAt { chunk: held.entry.chunk, bytes: held.entry.bytes, pack: row.root };
+                let read = member.node.read_chunk(&at, None, None).await;
+                if matches!(read, Err(error) if error.reason.is_of_bytes()) {
+                    chunks.push(held.row);
                 }
-                self.write(move |c| packs::abort(c, id)).await?;
-                Err(super::node_error(&error))
             }
         }
+        if chunks.is_empty() {
+            chunks.extend(held.iter().map(|held| held.row));
+        }
+        Ok(Err(NotTaken { chunks, error }))
     }
 
-    /// Reads a chunk from the first copy that gives it.
-    async fn fetch(&self, act: &Act, from: &[(i64, PackRoot)]) -> Result<Bytes, NodeError> {
+    /// Reads a chunk from the first copy that gives it. A copy that is missing or wrong is marked as such.
+    async fn fetch(&self, act: &Act, from: &[Source]) -> Result<Bytes, NodeError> {
+        let chunk = act.entry.chunk;
         let mut last = NodeFailure::Absent("any good copy".into()).at("pool");
-        for (node, root) in from {
-            let Some(member) = self.nodes.get(*node) else { continue };
-            let at = ChunkAt { chunk: act.entry.chunk, bytes: act.entry.bytes, pack: *root };
-            match member.node.read_chunk(&at, None, None).await {
-                Ok(bytes) => return Ok(bytes),
-                Err(error) => last = error,
+        for source in from {
+            let Some(member) = self.nodes.get(source.node) else { continue };
+            let at = ChunkAt { chunk, bytes: act.entry.bytes, pack: source.root };
+            let read = member.node.read_chunk(&at, None, None).await;
+            last = match read {
+                Ok(bytes) => {
+                    let whole = bytes.clone();
+                    if self.seam.offload(move || chunk.names(&whole)).await {
+                        return Ok(bytes);
+                    }
+                    NodeFailure::Corrupt(chunk.to_string()).at(&member.row.name)
+                }
+                Err(error) => error,
+            };
+            if last.reason.is_of_bytes() {
+                self.mark_bad(source.pack, act.chunk).await;
             }
         }
         Err(last)
     }
 
+    /// Protects a pack again, and proves it as one that is new.
     async fn protect_again(&self, node: i64, id: PackId) -> ApiResult<()> {
         let member = self.nodes.get(node).ok_or_else(|| ApiError::new(Code::NotFound, "a node is gone"))?;
-        let found = self.read(move |c| packs::get(c, id)).await?;
+        let (found, held) = self.read(move |c| Ok((packs::get(c, id)?, packs::chunks(c, id)?))).await?;
         let Some(pack) = found.filter(|pack| pack.state == PackState::Live) else { return Ok(()) };
         let again = async {
             if !member.node.holds_pack(pack.root).await? {
                 member.node.protect_pack(pack.root, pack.bytes).await?;
             }
-            Ok::<_, NodeError>(())
+            self.read_back(&member, &pack, &held, Depth::OfNode).await
         };
-        again.await.map_err(|error| super::node_error(&error))?;
-        let now = self.seam.now();
-        self.write(move |c| packs::proved(c, id, Proof::Sampled, now)).await.map(drop)
+        let proof = again.await.map_err(|error| super::node_error(&error))?;
+        self.write(move |c| packs::proved(c, id, proof)).await.map(drop)
     }
+}
+
+/// What a node did not take (rows of chunks), and why.
+struct NotTaken {
+    chunks: Vec<i64>,
+    error: NodeError,
 }
 
 impl Act {

@@ -1,11 +1,15 @@
 //! Put, the coordinator's side: what is here already, what must be sent where, and what takes the place of what failed.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 use rusqlite::Connection;
 
+use super::judge::Depth;
 use super::leases::{Lease, LeaseRow, check_alive, ended};
 use super::registry::{Member, Seen, View};
 use super::{Coordinator, Policy};
@@ -13,7 +17,7 @@ use crate::api::{
     ApiError, ApiResult, BeginPut, ChunksPlanned, Code, MAX_FILES, MAX_PLAN_CHUNKS, PackPlan, PlanChunks, PutSession,
 };
 use crate::catalog::chunks::{self, Appended, Appending, Copy};
-use crate::catalog::packs::{self, NewPack, PackState, Proof};
+use crate::catalog::packs::{self, NewPack, PackState};
 use crate::catalog::users::User;
 use crate::catalog::{CatalogResult, micros};
 use crate::id::{PackId, PoolId, UploadId};
@@ -24,8 +28,10 @@ use crate::place::{self, NewChunk};
 pub(super) const MAX_MACHINE_BYTES: usize = 256;
 /// Puts of one user that may be under way at once, with those that were given up within the lease.
 const MAX_PUTS: usize = 1000;
-/// Proofs asked for at once.
-const PROOFS: usize = 8;
+/// Proofs asked of a node at once.
+const PROOFS: usize = 4;
+/// How long a plan waits for the proofs of what is here already to be renewed.
+const RENEW: Duration = Duration::from_secs(10);
 
 /// A pack that was issued, and the node it goes to.
 pub(super) struct Issued {
@@ -40,8 +46,8 @@ pub(super) struct Planning {
     pub pool: PoolId,
     pub epoch: u64,
     pub avoid: HashSet<i64>,
-    /// Proofs older than this do not make a chunk "here".
-    pub fresh_after: i64,
+    /// Proofs of other times do not make a chunk "here".
+    pub fresh: RangeInclusive<i64>,
 }
 
 /// What a plan decided.
@@ -123,9 +129,10 @@ impl Coordinator {
         Ok(self.planned(lease, &view, decided.here, decided.issued, notices))
     }
 
-    /// Proofs that are older than this do not count for a put: they were not fresh when it began.
-    pub(super) fn counted_since(&self, lease: &Lease) -> i64 {
-        lease.created.saturating_sub(i64::try_from(self.policy.fresh.as_micros()).unwrap_or(i64::MAX))
+    /// Proofs of other times do not count for a put: they were not fresh when it began.
+    pub(super) fn counted(&self, lease: &Lease) -> RangeInclusive<i64> {
+        let fresh = i64::try_from(self.policy.fresh.as_micros()).unwrap_or(i64::MAX);
+        self.times_since(lease.created.saturating_sub(fresh))
     }
 
     pub(super) fn planning(&self, lease: &Lease) -> Planning {
@@ -143,7 +150,7 @@ impl Coordinator {
             pool: self.pool.pool,
             epoch: lease.epoch,
             avoid: lease.avoided(),
-            fresh_after: self.ago(self.policy.fresh),
+            fresh: self.times_since(self.ago(self.policy.fresh)),
         }
     }
 
@@ -179,38 +186,40 @@ impl Coordinator {
         let vault = if lease.public { 0 } else { lease.vault };
         let digests: BTreeSet<_> =
             request.files.iter().flat_map(|file| file.chunks.iter().map(|desc| desc.chunk)).collect();
-        let fresh = self.ago(self.policy.fresh);
+        let fresh = self.times_since(self.ago(self.policy.fresh));
         let stale = self
             .read(move |c| {
-                let mut stale: BTreeSet<PackId> = BTreeSet::new();
+                let mut stale: BTreeMap<i64, BTreeSet<PackId>> = BTreeMap::new();
                 for chunk in &digests {
                     let Some(row) = chunks::known(c, vault, chunk)? else { continue };
-                    let old = |copy: &Copy| copy.proved.is_none_or(|at| at < fresh);
-                    stale.extend(chunks::copies(c, row, None)?.iter().filter(|copy| old(copy)).map(|copy| copy.pack));
+                    let old = |copy: &Copy| copy.proved.is_none_or(|at| !fresh.contains(&at));
+                    for copy in chunks::copies(c, row, None)?.into_iter().filter(old) {
+                        stale.entry(copy.node).or_default().insert(copy.pack);
+                    }
                 }
                 Ok(stale)
             })
             .await?;
-        let proofs = stale.into_iter().map(|pack| self.prove_pack(pack));
-        stream::iter(proofs).buffer_unordered(PROOFS).for_each(|_| async {}).await;
+        let of_node = |(node, packs): (i64, BTreeSet<PackId>)| {
+            let proofs: Vec<_> = packs.into_iter().map(|pack| self.prove_pack(node, pack)).collect();
+            tokio::time::timeout(RENEW, stream::iter(proofs).buffer_unordered(PROOFS).for_each(|_| async {}))
+        };
+        // What a node does not prove in time is sent again.
+        join_all(stale.into_iter().map(of_node)).await;
         Ok(())
     }
 
-    /// Asks a live pack's node whether it still protects it, and reads one of its chunks. Renews its proof, or leaves it
-    /// as it is: whether something is lost is for health and repair to say.
-    async fn prove_pack(&self, id: PackId) -> Option<()> {
+    /// Asks a live pack's node whether it still protects it, and reads one of its chunks (all, where the node's block
+    /// cache is live). Renews its proof, or leaves it as it is: whether something is lost is for health and repair to say.
+    async fn prove_pack(&self, node: i64, id: PackId) -> Option<()> {
         let (pack, held) = self.read(move |c| Ok((packs::get(c, id)?, packs::chunks(c, id)?))).await.ok()?;
         let pack = pack?;
-        let member = self.nodes.get(pack.node).filter(|member| member.seen(self.policy.grace).answers)?;
-        let good: Vec<_> = held.iter().filter(|held| !held.bad).collect();
-        let sample = good.get(usize::try_from(self.seam.below(good.len() as u64)).ok()?)?;
+        let member = self.nodes.get(node).filter(|member| member.seen(self.policy.grace).answers)?;
         if !self.node_answer(&member, member.node.holds_pack(pack.root).await)? {
             return None;
         }
-        let at = crate::node::ChunkAt { chunk: sample.entry.chunk, bytes: sample.entry.bytes, pack: pack.root };
-        self.node_answer(&member, member.node.read_chunk(&at, None, None).await)?;
-        let now = self.seam.now();
-        self.write(move |c| packs::proved(c, id, Proof::Sampled, now)).await.ok()?.then_some(())
+        let proof = self.node_answer(&member, self.read_back(&member, &pack, &held, Depth::OfNode).await)?;
+        self.write(move |c| packs::proved(c, id, proof)).await.ok()?.then_some(())
     }
 }
 
@@ -281,7 +290,7 @@ fn plan(
 fn want(c: &Connection, at: &Planning, row: i64, entry: PackEntry) -> CatalogResult<Wanted> {
     let copies = chunks::copies(c, row, Some(at.at.upload))?;
     let good = |copy: &&Copy| {
-        at.view.answers(copy.node) && (!copy.live || copy.proved.is_some_and(|proved| proved >= at.fresh_after))
+        at.view.answers(copy.node) && (!copy.live || copy.proved.is_some_and(|proved| at.fresh.contains(&proved)))
     };
     let have: BTreeSet<i64> = copies.iter().filter(good).map(|copy| copy.node).collect();
     let taken: BTreeSet<i64> = copies.iter().map(|copy| copy.node).collect();

@@ -193,6 +193,11 @@ impl NodeFailure {
         NodeError { node: node.into(), reason: self }
     }
 
+    /// Whether it shows that the bytes that were asked for are missing or wrong.
+    pub const fn is_of_bytes(&self) -> bool {
+        matches!(self, Self::Absent(_) | Self::Corrupt(_))
+    }
+
     /// Whether the same call may succeed later without anybody mending anything.
     pub const fn is_temporary(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::Timeout { .. })

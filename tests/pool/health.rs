@@ -24,6 +24,7 @@ async fn mend(pool: &Pool, request: HealthRequest) -> HealthReport {
     assert_eq!((&planned.actions, planned.actions_total), (&done.actions, done.actions_total));
     assert_eq!(done.repaired, done.actions_total, "{done:?}");
     assert_eq!(planned.findings, done.findings);
+    assert_eq!((planned.chunks, planned.replicas_checked), (done.chunks, done.replicas_checked));
     let after = pool.check(HealthRequest { dry_run: true, ..request }).await;
     assert_eq!(done.verdict, after.verdict);
     done
@@ -131,6 +132,8 @@ async fn a_dead_node_waits_for_its_grace_unless_told_otherwise() {
     let report = mend(&pool, HealthRequest::default()).await;
     assert!(kinds(&report).contains(&FindingKind::Offline));
     assert_eq!((report.verdict, report.actions_total), (Verdict::Degraded, 0), "{report:?}");
+    let asked: usize = pool.nodes[1..].iter().map(|node| node.memory.chunk_count()).sum();
+    assert_eq!(report.replicas_checked, asked as u64, "nobody could be asked about the others");
     assert_eq!(pool.admin.stat("bn:/dir/a").await.unwrap().copies_min, Some(2), "by asking, not by remembering");
     let report = mend(&pool, HealthRequest { now: true, ..HealthRequest::default() }).await;
     assert!(report.repaired > 0);

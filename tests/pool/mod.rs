@@ -11,5 +11,6 @@ mod inputs;
 mod names;
 mod nodes;
 mod removal;
+mod repair;
 mod seeds;
 mod spread;

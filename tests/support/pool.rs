@@ -45,11 +45,19 @@ pub struct Setup {
     pub seed: u64,
     /// A catalog in a file, with its threads and real time.
     pub file: bool,
+    /// The nodes' block cache is live.
+    pub cache_live: bool,
 }
 
 impl Setup {
     pub fn builtin(count: usize) -> Self {
-        Self { nodes: vec![(Like::Builtin, CAPACITY); count], policy: Policy::default(), seed: 1, file: false }
+        Self {
+            nodes: vec![(Like::Builtin, CAPACITY); count],
+            policy: Policy::default(),
+            seed: 1,
+            file: false,
+            cache_live: false,
+        }
     }
 
     pub fn kubo(count: usize) -> Self {
@@ -254,7 +262,7 @@ impl Pool {
             capacity_bytes: capacity,
             access: Some(Access::Direct),
             gc: Gc::Owner,
-            cache_live: false,
+            cache_live: self.setup.cache_live,
             draining: false,
             version: None,
             last_seen: None,

@@ -1,0 +1,71 @@
+//! Chunks in use and their replicas, read from the catalog page by page.
+
+use rusqlite::{Connection, params};
+
+use crate::catalog::{CatalogResult, digest, unsigned};
+use crate::id::{ChunkId, PackId, PackRoot};
+use crate::pack::PackEntry;
+
+/// Chunks looked at in one question to the catalog.
+const PAGE: u32 = 2_000;
+
+/// A replica of a chunk in use.
+#[derive(Debug, Clone)]
+pub(in crate::coordinator) struct ReplicaRow {
+    pub node: i64,
+    pub pack: PackId,
+    pub root: PackRoot,
+    /// Known to be missing or wrong.
+    pub bad: bool,
+    /// When its pack was last proved.
+    pub proved: Option<i64>,
+}
+
+/// A chunk in use, with all its replicas in live packs.
+#[derive(Debug, Clone)]
+pub(in crate::coordinator) struct ChunkState {
+    pub row: i64,
+    pub vault: i64,
+    pub entry: PackEntry,
+    pub target: u32,
+    pub replicas: Vec<ReplicaRow>,
+}
+
+/// A page of chunks in use, with their replicas in live packs.
+pub(super) fn chunk_page(c: &Connection, after: i64) -> CatalogResult<Vec<ChunkState>> {
+    let mut statement = c.prepare_cached(
+        "SELECT c.id, c.vault_id, c.digest, c.bytes, max(v.replicas) FROM chunk c
+         JOIN manifest m ON m.chunk_id = c.id JOIN version v ON v.id = m.version_id
+         WHERE c.id > ?1 AND v.state = 1 AND v.expires_at IS NULL
+         GROUP BY c.id ORDER BY c.id LIMIT ?2",
+    )?;
+    let rows = statement.query_map(params![after, PAGE], |row| {
+        let found: (i64, i64, Vec<u8>, i64, u32) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
+        Ok(found)
+    })?;
+    let mut page = Vec::new();
+    for found in rows {
+        let (row, vault, blob, bytes, target) = found?;
+        let entry = PackEntry { chunk: ChunkId::from_digest(digest(&blob)?), bytes: unsigned(bytes) };
+        page.push(ChunkState { row, vault, entry, target, replicas: replicas(c, row)? });
+    }
+    Ok(page)
+}
+
+fn replicas(c: &Connection, chunk: i64) -> CatalogResult<Vec<ReplicaRow>> {
+    let mut statement = c.prepare_cached(
+        "SELECT p.node_id, p.id, p.root, r.bad_at IS NOT NULL, p.proved_at FROM replica r
+         JOIN pack p ON p.id = r.pack_id WHERE r.chunk_id = ?1 AND p.state = 2 ORDER BY p.id",
+    )?;
+    let rows = statement.query_map([chunk], |row| {
+        let found: (i64, i64, Vec<u8>, bool, Option<i64>) =
+            (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
+        Ok(found)
+    })?;
+    rows.map(|found| {
+        let (node, pack, root, bad, proved) = found?;
+        let root = PackRoot::from_digest(digest(&root)?);
+        Ok(ReplicaRow { node, pack: PackId::new(unsigned(pack)), root, bad, proved })
+    })
+    .collect()
+}
