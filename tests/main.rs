@@ -21,6 +21,8 @@ mod json;
 mod kubo_pool;
 mod kubo_unixfs;
 #[cfg(unix)]
+mod kubo_repair;
+#[cfg(unix)]
 mod lifecycle;
 #[cfg(target_os = "linux")]
 mod memory;

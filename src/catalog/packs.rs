@@ -1,6 +1,7 @@
 //! Packs and the replicas in them. Life: planned → stored → live → dropping → gone, each step committed before the node
 //! is told. Numbers come from a sequence that is never reused.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use jiff::Timestamp;
@@ -371,6 +372,25 @@ pub fn proved_within(c: &Connection, id: PackId, times: &RangeInclusive<i64>) ->
         times.start(),
         times.end()
     ])?)
+}
+
+/// Packs on a node, live or to be dropped, that hold any of these chunks.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn holding(c: &Connection, node: i64, chunks: &[i64]) -> CatalogResult<BTreeSet<PackId>> {
+    let mut statement = c.prepare_cached(
+        "SELECT p.id FROM replica r JOIN pack p ON p.id = r.pack_id
+         WHERE r.chunk_id = ?1 AND p.node_id = ?2 AND p.state IN (2, 3)",
+    )?;
+    let mut found = BTreeSet::new();
+    for chunk in chunks {
+        let rows = statement.query_map([*chunk, node], |row| row.get(0))?;
+        for id in rows {
+            found.insert(PackId::new(unsigned(id?)));
+        }
+    }
+    Ok(found)
 }
 
 /// How many chunks of a pack are not known to be bad.

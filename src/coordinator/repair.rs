@@ -1,6 +1,8 @@
 //! Repair: executes what health planned. Missing copies are made from proved ones through packs of their own, and count
 //! only once they are proved like those of a put. What a node does not take or does not give costs that chunk alone.
 
+mod unblock;
+
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
@@ -227,12 +229,15 @@ impl Coordinator {
         for act in acts {
             let Means::Write { from, .. } = &act.means else { continue };
             match self.fetch(act, from).await {
-                Ok(bytes) => taken.push(Taken { act, bytes }),
+                Ok(bytes) => {
+                    self.remind(member, act).await;
+                    taken.push(Taken { act, bytes });
+                }
                 Err(error) => work.notice(format!("chunk {}: {error}", act.entry.chunk)),
             }
         }
-        // What the node does not take is taken out, and the others go again, once.
-        for _ in 0..2 {
+        // First what stands in the way is taken away and all go again, then without what the node does not take.
+        for attempt in 0..3 {
             if taken.is_empty() {
                 return Ok(());
             }
@@ -242,6 +247,9 @@ impl Coordinator {
                     return Ok(());
                 }
                 Err(NotTaken { chunks, error }) => {
+                    if attempt == 0 && self.unblock(member, &chunks, work).await? {
+                        continue;
+                    }
                     work.notice(error.to_string());
                     work.failed.extend(chunks.iter().map(|chunk| (member.row.row, *chunk)));
                     taken.retain(|one| !chunks.contains(&one.act.chunk));

@@ -299,6 +299,10 @@ impl Node for FaultNode {
         let fault = self.enter(Call::Replace).await?;
         self.leave(fault, self.inner.replace_pack(old, new).await)
     }
+
+    async fn remove_chunk(&self, chunk: ChunkId) -> Result<(), NodeError> {
+        self.inner.remove_chunk(chunk).await
+    }
 }
 
 #[cfg(test)]

@@ -486,6 +486,20 @@ impl Node for HttpNode {
     async fn replace_pack(&self, old: PackRoot, new: &PackHeader) -> Result<(), NodeError> {
         self.replace(old, new).await.map_err(|failure| self.at(failure))
     }
+
+    async fn remove_chunk(&self, chunk: ChunkId) -> Result<(), NodeError> {
+        if self.kind != NodeKind::Kubo {
+            return Ok(());
+        }
+        let mut line = |line: &[u8]| {
+            let removed: wire::RemovedLine = serde_json::from_slice(line).map_err(|_| not_json())?;
+            if removed.error.is_empty() { Ok(()) } else { Err(NodeFailure::Answer(removed.error)) }
+        };
+        // One that is not there is no error with this.
+        let call = self.call(format!("block/rm?arg={chunk}&force=true"), "removing a block");
+        let removed = async { self.post(call).await?.each_line(wire::MAX_LINE_BYTES, &mut line).await };
+        removed.await.map_err(|failure| self.at(failure))
+    }
 }
 
 fn not_json() -> NodeFailure {

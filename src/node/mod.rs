@@ -72,6 +72,12 @@ pub trait Node: Send + Sync + fmt::Debug {
     /// Puts a smaller pack, some of the old one's chunks, in the place of the old one. At no moment are the kept chunks
     /// unprotected. A repetition after success is success.
     async fn replace_pack(&self, old: PackRoot, new: &PackHeader) -> Result<(), NodeError>;
+
+    /// Removes the bytes of a chunk that no pack protects, so that a write brings new ones; what a pack protects is never
+    /// removed. Only Kubo needs it, which does not write what its block cache says it has.
+    async fn remove_chunk(&self, _chunk: ChunkId) -> Result<(), NodeError> {
+        Ok(())
+    }
 }
 
 /// What a node says of itself.

@@ -135,6 +135,10 @@ impl Node for TracedNode {
         answer
     }
 
+    async fn remove_chunk(&self, chunk: ChunkId) -> Result<(), NodeError> {
+        self.traced("remove_chunk", &chunk, self.inner.remove_chunk(chunk)).await
+    }
+
     async fn list_packs(&self, each: &mut (dyn FnMut(PackRoot) + Send)) -> Result<(), NodeError> {
         self.traced("list_packs", &(), self.inner.list_packs(each)).await
     }

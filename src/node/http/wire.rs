@@ -98,6 +98,14 @@ struct ImportLine {
     receipt: Option<String>,
 }
 
+/// A line of `block/rm`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct RemovedLine {
+    #[serde(default)]
+    pub(super) error: String,
+}
+
 /// What a whole import must have been.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Expected {
