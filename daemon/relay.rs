@@ -18,6 +18,7 @@ use axum::http::{HeaderMap, Method, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use serde_json::json;
+use tokio::sync::OnceCell;
 
 use super::kubo::answer::{Refusal, import_answer, json_answer, json_lines};
 use super::kubo::block::{absent, digest, length, only_raw, part, tagged};
@@ -118,43 +119,43 @@ impl Face {
 
     /// The chunks of a pack with their lengths.
     async fn chunks(&self, node: &NodeId, pack: PackRoot) -> Result<Option<Arc<Chunks>>, Refusal> {
-        let key = (node.clone(), pack);
-        if let Some(found) = self.packs.get(&key) {
-            return Ok(Some(found));
+        let known = self.packs.at((node.clone(), pack));
+        let ask = async {
+            let entries = self.relay.entries(node, pack).await.map_err(|error| {
+                tracing::warn!(%error, "the catalog does not say what a pack holds");
+                Some(Refusal::Overloaded)
+            })?;
+            let chunks = entries.ok_or(None)?.iter().map(|entry| (entry.chunk, entry.bytes)).collect();
+            Ok(Arc::new(chunks))
+        };
+        match known.get_or_try_init(|| ask).await {
+            Ok(chunks) => Ok(Some(Arc::clone(chunks))),
+            Err(None) => Ok(None),
+            Err(Some(refusal)) => Err(refusal),
         }
-        let entries = self.relay.entries(node, pack).await.map_err(|error| {
-            tracing::warn!(%error, "the catalog does not say what a pack holds");
-            Refusal::Overloaded
-        })?;
-        let Some(entries) = entries else { return Ok(None) };
-        let chunks: Arc<Chunks> = Arc::new(entries.iter().map(|entry| (entry.chunk, entry.bytes)).collect());
-        self.packs.put(key, Arc::clone(&chunks));
-        Ok(Some(chunks))
     }
 }
 
 type Chunks = HashMap<ChunkId, u64>;
 type PackKey = (NodeId, PackRoot);
 
+/// What is known of a pack; whoever asks first fills it in, others wait for that.
+type Known = Arc<OnceCell<Arc<Chunks>>>;
+
 /// The packs that were read last. What a root links never changes, so nothing here grows old.
 #[derive(Default)]
-struct Packs(Mutex<VecDeque<(PackKey, Arc<Chunks>)>>);
+struct Packs(Mutex<VecDeque<(PackKey, Known)>>);
 
 impl Packs {
-    fn get(&self, key: &PackKey) -> Option<Arc<Chunks>> {
+    fn at(&self, key: PackKey) -> Known {
         let mut packs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = packs.iter().position(|(known, _)| known == key).and_then(|place| packs.remove(place))?;
-        let chunks = Arc::clone(&found.1);
-        packs.push_back(found);
-        Some(chunks)
-    }
-
-    fn put(&self, key: PackKey, chunks: Arc<Chunks>) {
-        let mut packs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        packs.push_back((key, chunks));
+        let found = packs.iter().position(|(known, _)| *known == key).and_then(|place| packs.remove(place));
+        let (key, known) = found.unwrap_or_else(|| (key, Known::default()));
+        packs.push_back((key, Arc::clone(&known)));
         if packs.len() > PACKS {
             packs.pop_front();
         }
+        known
     }
 }
 
@@ -369,5 +370,73 @@ fn refusal(error: NodeError) -> Refusal {
 impl fmt::Debug for Face {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Face").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::api::ApiResult;
+    use crate::grant::{PublicKey, SigningKey};
+    use crate::id::PoolId;
+    use crate::pack::PackEntry;
+
+    /// A coordinator that lets others come between, and counts what it is asked.
+    #[derive(Default)]
+    struct Slow(AtomicUsize);
+
+    #[async_trait::async_trait]
+    impl Relay for Slow {
+        fn pool(&self) -> PoolId {
+            PoolId::from_bytes([1; 16])
+        }
+
+        fn key(&self) -> PublicKey {
+            SigningKey::from_seed(&[1; 32]).public()
+        }
+
+        fn now(&self) -> Timestamp {
+            Timestamp::UNIX_EPOCH
+        }
+
+        fn upstream(&self, _: &NodeId) -> Option<NodeAddress> {
+            None
+        }
+
+        async fn entries(&self, _: &NodeId, pack: PackRoot) -> ApiResult<Option<Vec<PackEntry>>> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+            let entries = vec![PackEntry { chunk: ChunkId::of(b"x"), bytes: 1 }];
+            Ok((pack != PackRoot::of(b"unknown")).then_some(entries))
+        }
+    }
+
+    /// A reader that asks for many chunks of a pack at once had the coordinator look the pack up for each.
+    #[tokio::test]
+    async fn a_pack_is_looked_up_once_however_many_ask() {
+        let (relay, limits, seam) = (Arc::new(Slow::default()), RelayLimits::default(), Seam::real());
+        let face = Face {
+            relay: Arc::clone(&relay) as Arc<dyn Relay>,
+            dial: HttpDial::new(limits.node, seam.clone()),
+            turns: Turns::new(limits.turn, limits.writes, limits.read_bytes),
+            packs: Packs::default(),
+            seam,
+            limits,
+        };
+        let node: NodeId = "kubo".parse().unwrap();
+        let asked = |text: &'static [u8]| face.chunks(&node, PackRoot::of(text));
+        let (one, two, three) = tokio::join!(asked(b"a"), asked(b"a"), asked(b"b"));
+        assert!([one, two, three].into_iter().all(|found| found.is_ok_and(|chunks| chunks.is_some())));
+        assert_eq!(relay.0.load(Ordering::Relaxed), 2);
+        assert!(asked(b"unknown").await.is_ok_and(|chunks| chunks.is_none()));
+        assert!(asked(b"unknown").await.is_ok_and(|chunks| chunks.is_none()), "it is asked for again");
+        for number in 0..2 * PACKS as u64 {
+            drop(face.packs.at((node.clone(), PackRoot::of(&number.to_le_bytes()))));
+        }
+        assert_eq!(face.packs.0.lock().unwrap().len(), PACKS);
     }
 }
