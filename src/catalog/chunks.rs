@@ -5,9 +5,10 @@ use std::ops::RangeInclusive;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{CatalogError, CatalogResult, digest, micros, signed, unsigned};
+use super::{CatalogError, CatalogResult, chunk_entry, damaged, digest, micros, packs, signed, unsigned};
 use crate::api::{ApiError, Append, Blob, ChunkDesc, Code, Part, VersionId};
 use crate::id::{ChunkId, PackId, PackRoot, UploadId};
+use crate::pack::{MAX_CHUNK_BYTES, PackEntry};
 use crate::seal::OVERHEAD;
 
 /// Where the links of a public file begin in its manifest.
@@ -47,31 +48,26 @@ const fn part_number(part: Part) -> i64 {
     }
 }
 
-fn part_of(number: i64) -> CatalogResult<Part> {
+fn part_of(version: i64, number: i64) -> CatalogResult<Part> {
     match number {
         0 => Ok(Part::Sealed),
         1 => Ok(Part::Plain),
         2 => Ok(Part::Link),
-        _ => Err(CatalogError::Damaged("a chunk has an unknown part".into())),
+        _ => Err(damaged("version", version, format_args!("a chunk of an unknown kind ({number})"))),
     }
 }
 
-/// The row of a chunk, made if need be.
-///
-/// # Errors
-/// [`Code::Usage`] when it is known with another length.
-pub fn chunk_row(c: &Connection, vault: i64, desc: &ChunkDesc) -> CatalogResult<i64> {
-    let found: Option<(i64, i64)> = c
-        .prepare_cached("SELECT id, bytes FROM chunk WHERE digest = ?1 AND vault_id = ?2")?
-        .query_row(params![desc.chunk.digest(), vault], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    match found {
-        Some((id, bytes)) if unsigned(bytes) == desc.bytes => Ok(id),
-        Some(_) => Err(ApiError::new(Code::Usage, format!("chunk {} is known with another length", desc.chunk)).into()),
-        None => Ok(c
-            .prepare_cached("INSERT INTO chunk(vault_id, digest, bytes) VALUES (?1, ?2, ?3)")?
-            .insert(params![vault, desc.chunk.digest(), signed(desc.bytes)])?),
+/// The row of a chunk, made if need be. A chunk is what its digest and its length say: the length is a client's claim,
+/// which nothing but a proved copy makes true, so a false one is a chunk of its own that hinders nobody.
+fn chunk_row(c: &Connection, vault: i64, desc: &ChunkDesc) -> CatalogResult<i64> {
+    if let Some(row) = known(c, vault, &desc.chunk, desc.bytes)? {
+        return Ok(row);
     }
+    Ok(c.prepare_cached("INSERT INTO chunk(vault_id, digest, bytes) VALUES (?1, ?2, ?3)")?.insert(params![
+        vault,
+        desc.chunk.digest(),
+        signed(desc.bytes)
+    ])?)
 }
 
 /// The pending version of an upload's file, made if need be.
@@ -224,20 +220,40 @@ pub fn copies(c: &Connection, chunk: i64, upload: Option<UploadId>) -> CatalogRe
     })?;
     rows.map(|found| {
         let (node, pack, root, live, proved) = found?;
-        let root = PackRoot::from_digest(digest(&root)?);
+        let root = PackRoot::from_digest(digest("pack", pack, &root)?);
         Ok(Copy { node, pack: PackId::new(unsigned(pack)), root, live, proved })
     })
     .collect()
 }
 
-/// A chunk's row, if it is known.
+/// A chunk's row, if it is known with this length.
 ///
 /// # Errors
 /// [`CatalogError`].
-pub fn known(c: &Connection, vault: i64, chunk: &ChunkId) -> CatalogResult<Option<i64>> {
-    Ok(c.prepare_cached("SELECT id FROM chunk WHERE digest = ?1 AND vault_id = ?2")?
-        .query_row(params![chunk.digest(), vault], |row| row.get(0))
+pub fn known(c: &Connection, vault: i64, chunk: &ChunkId, bytes: u64) -> CatalogResult<Option<i64>> {
+    Ok(c.prepare_cached("SELECT id FROM chunk WHERE digest = ?1 AND vault_id = ?2 AND bytes = ?3")?
+        .query_row(params![chunk.digest(), vault, signed(bytes)], |row| row.get(0))
         .optional()?)
+}
+
+/// A copy that somebody speaks of: of a chunk of this vault or a plain one, in a live pack on a node.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn copy_in(
+    c: &Connection,
+    vault: i64,
+    chunk: &ChunkId,
+    root: &PackRoot,
+    node: i64,
+) -> CatalogResult<Option<(PackId, packs::Held)>> {
+    let pack: Option<i64> = c
+        .prepare_cached("SELECT id FROM pack WHERE root = ?1 AND node_id = ?2 AND state = 2 AND vault_id IN (?3, 0)")?
+        .query_row(params![root.digest(), node, vault], |row| row.get(0))
+        .optional()?;
+    let Some(pack) = pack.map(|id| PackId::new(unsigned(id))) else { return Ok(None) };
+    let held = packs::chunks(c, pack)?.into_iter().find(|held| held.entry.chunk == *chunk && !held.bad);
+    Ok(held.map(|held| (pack, held)))
 }
 
 /// The nodes (identities) that a chunk is kept away from for the sake of spread.
@@ -392,12 +408,14 @@ pub struct Readable {
 /// # Errors
 /// [`CatalogError`].
 pub fn readable(c: &Connection, vault: i64, version: VersionId) -> CatalogResult<Option<Readable>> {
-    Ok(c.prepare_cached("SELECT chunk_size, wrapped_key FROM version WHERE id = ?1 AND vault_id = ?2 AND state = 1")?
-        .query_row(params![version.0, vault], |row| {
-            let key: Option<Vec<u8>> = row.get(1)?;
-            Ok(Readable { chunk_size: row.get(0)?, wrapped_key: key.unwrap_or_default() })
-        })
-        .optional()?)
+    let found: Option<(i64, Option<Vec<u8>>)> = c
+        .prepare_cached("SELECT chunk_size, wrapped_key FROM version WHERE id = ?1 AND vault_id = ?2 AND state = 1")?
+        .query_row(params![version.0, vault], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((size, key)) = found else { return Ok(None) };
+    let chunk_size = u32::try_from(size).ok().filter(|size| (1..=MAX_CHUNK_BYTES).contains(&u64::from(*size)));
+    let chunk_size = chunk_size.ok_or_else(|| damaged("version", version.0, "an impossible chunk size"))?;
+    Ok(Some(Readable { chunk_size, wrapped_key: key.unwrap_or_default() }))
 }
 
 /// One manifest row with its chunk.
@@ -426,8 +444,8 @@ pub fn manifest(c: &Connection, version: i64, first: u64, count: u64) -> Catalog
     })?;
     rows.map(|found| {
         let (row, blob, bytes, length, part) = found?;
-        let chunk = ChunkId::from_digest(digest(&blob)?);
-        let desc = ChunkDesc { chunk, bytes: unsigned(bytes), length: unsigned(length), part: part_of(part)? };
+        let PackEntry { chunk, bytes } = chunk_entry(row, &blob, bytes)?;
+        let desc = ChunkDesc { chunk, bytes, length: unsigned(length), part: part_of(version, part)? };
         Ok(ManifestRow { row, desc })
     })
     .collect()
@@ -483,16 +501,11 @@ pub fn note_short(c: &Connection, chunk: i64, good: u32) -> CatalogResult<()> {
     Ok(())
 }
 
-/// Notes that all copies of visible versions were asked for, for up to `limit` versions after a row. Gives where to go
-/// on; nothing at the end.
+/// Notes that the check that began then asked for every copy of every version that was visible.
 ///
 /// # Errors
 /// [`CatalogError`].
-pub fn note_checked(c: &Connection, after: i64, limit: u32, now: Timestamp) -> CatalogResult<Option<i64>> {
-    let last: Option<i64> = c
-        .prepare_cached("SELECT max(id) FROM (SELECT id FROM version WHERE id > ?1 ORDER BY id LIMIT ?2)")?
-        .query_row(params![after, limit], |row| row.get(0))?;
-    c.prepare_cached("UPDATE version SET checked_at = ?3 WHERE id > ?1 AND id <= ?2 AND state = 1")?
-        .execute(params![after, last, micros(now)])?;
-    Ok(last)
+pub fn note_checked(c: &Connection, began: i64) -> CatalogResult<()> {
+    c.prepare_cached("UPDATE pool SET checked_at = max(coalesce(checked_at, ?1), ?1)")?.execute([began])?;
+    Ok(())
 }

@@ -3,14 +3,20 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
-use super::{CatalogError, CatalogResult, digest, micros, time, unsigned};
+use super::{CatalogError, CatalogResult, damaged, digest, micros, time, unsigned};
 use crate::api::{ApiError, Code, Entry, Kind, ListRequest, MAX_FILES, Page, Removed, Sha256, VersionId};
 use crate::path::{MAX_PATH_BYTES, RemotePath};
 
 const ENTRY: &str =
     "SELECT e.id, e.name, e.version_id, e.created_at, v.size, v.modified, v.executable, v.sha256, v.chunks,
-    v.copies_min, v.replicas, v.checked_at, v.public, v.spread, v.cid
+    v.copies_min, v.replicas, v.public, v.spread, v.cid,
+    max(v.checked_at, coalesce((SELECT checked_at FROM pool), v.checked_at)) checked_at
     FROM entry e LEFT JOIN version v ON v.id = e.version_id ";
+
+/// The most files and directories that one user may have, with removed ones that the sweeper has not come to yet.
+pub const MAX_ENTRIES: u64 = 10_000_000;
+/// Entries that one change looks at, at most.
+const STEP: u32 = 2_000;
 
 /// An entry and its row id.
 #[derive(Debug, Clone)]
@@ -59,34 +65,45 @@ fn by_id(c: &Connection, id: i64, path: RemotePath) -> CatalogResult<Option<Foun
 }
 
 fn join(dir: &RemotePath, name: &str) -> CatalogResult<RemotePath> {
-    dir.join(name).map_err(|_| CatalogError::Damaged("an entry has an impossible name".into()))
+    dir.join(name).map_err(|_| CatalogError::Damaged(format!("{name:?} in {dir} is no name that can be")))
 }
 
 fn entry_row(row: &Row<'_>, path: RemotePath) -> CatalogResult<Found> {
-    let version: Option<i64> = row.get("version_id")?;
-    let created: i64 = row.get("created_at")?;
     let id = row.get("id")?;
-    if version.is_none() {
+    let version: Option<i64> = row.get("version_id")?;
+    let Some(version) = version else {
+        let created: i64 = row.get("created_at")?;
         return Ok(Found { id, entry: dir_entry(path, time(created)) });
-    }
+    };
+    let entry = file_entry(row, path, version).map_err(|error| match error {
+        CatalogError::Sqlite(error) => damaged("version", version, error),
+        other => other,
+    })?;
+    Ok(Found { id, entry })
+}
+
+fn file_entry(row: &Row<'_>, path: RemotePath, version: i64) -> CatalogResult<Entry> {
+    let count = |name: &str| -> CatalogResult<u64> {
+        let value: i64 = row.get(name)?;
+        u64::try_from(value).map_err(|_| damaged("version", version, format_args!("{name} below 0")))
+    };
     let sha256: Option<Vec<u8>> = row.get("sha256")?;
-    let entry = Entry {
+    Ok(Entry {
         path,
         kind: Kind::File,
-        size: unsigned(row.get("size")?),
+        size: count("size")?,
         modified: time(row.get("modified")?),
         executable: row.get("executable")?,
-        sha256: sha256.map(|blob| digest(&blob)).transpose()?.map(Sha256),
-        version: version.map(VersionId),
-        chunks: unsigned(row.get("chunks")?),
+        sha256: sha256.map(|blob| digest("version", version, &blob)).transpose()?.map(Sha256),
+        version: Some(VersionId(version)),
+        chunks: count("chunks")?,
         copies_min: row.get("copies_min")?,
         copies_target: row.get("replicas")?,
         checked: row.get::<_, Option<i64>>("checked_at")?.map(time),
         public: row.get("public")?,
         spread: row.get("spread")?,
         cid: row.get("cid")?,
-    };
-    Ok(Found { id, entry })
+    })
 }
 
 fn dir_entry(path: RemotePath, modified: Timestamp) -> Entry {
@@ -206,12 +223,41 @@ pub fn make_dir(c: &Connection, vault: i64, path: &RemotePath, now: Timestamp) -
         at = match found {
             Some((id, None)) => id,
             Some((_, Some(_))) => return Err(ApiError::new(Code::WrongKind, format!("{here} is a file")).into()),
-            None => c
-                .prepare_cached("INSERT INTO entry(vault_id, parent_id, name, created_at) VALUES (?1, ?2, ?3, ?4)")?
-                .insert(params![vault, at, name, micros(now)])?,
+            None => make_entry(c, &New { vault, parent: at, name, version: None, now })?,
         };
     }
     Ok(at)
+}
+
+/// An entry to make.
+struct New<'a> {
+    vault: i64,
+    parent: i64,
+    name: &'a str,
+    version: Option<i64>,
+    now: Timestamp,
+}
+
+fn make_entry(c: &Connection, new: &New<'_>) -> CatalogResult<i64> {
+    check_room(c, new.vault)?;
+    let New { vault, parent, name, version, now } = new;
+    Ok(c.prepare_cached(
+        "INSERT INTO entry(vault_id, parent_id, name, version_id, created_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .insert(params![vault, parent, name, version, micros(*now)])?)
+}
+
+/// Whether a vault may have one more entry.
+fn check_room(c: &Connection, vault: i64) -> CatalogResult<()> {
+    let entries: i64 =
+        c.prepare_cached("SELECT entries FROM vault WHERE id = ?1")?.query_row([vault], |row| row.get(0))?;
+    if unsigned(entries) < MAX_ENTRIES {
+        return Ok(());
+    }
+    let what = format!("there are {MAX_ENTRIES} files and directories already, as many as one user may have");
+    Err(ApiError::new(Code::NoRoom, what)
+        .hint("bytenode rm what is not needed, then try again in a few minutes")
+        .into())
 }
 
 /// Makes a version visible at a path, in the place of what is there. The caller has checked what is there.
@@ -234,10 +280,7 @@ pub fn link(c: &Connection, vault: i64, path: &RemotePath, version: i64, at: Lin
             expire_unlinked(c, old, at.expires)?;
         }
         None => {
-            c.prepare_cached(
-                "INSERT INTO entry(vault_id, parent_id, name, version_id, created_at) VALUES (?1, ?2, ?3, ?4, ?5)",
-            )?
-            .execute(params![vault, dir, name, version, micros(at.now)])?;
+            make_entry(c, &New { vault, parent: dir, name, version: Some(version), now: at.now })?;
         }
     }
     Ok(())
@@ -264,48 +307,52 @@ pub fn expire_unlinked(c: &Connection, version: i64, expires: Timestamp) -> Cata
     Ok(())
 }
 
-/// Moves an entry to a path where nothing is.
+/// Moves an entry to a path where nothing is. Gives nothing where the paths below it may become too long and there are
+/// too many to look at here: then [`measure`] it elsewhere, and give what that gave.
 ///
 /// # Errors
 /// [`Code::NotFound`], [`Code::Exists`], [`Code::WrongKind`], [`Code::Usage`] into itself.
-pub fn rename(c: &Connection, vault: i64, from: &RemotePath, to: &RemotePath, now: Timestamp) -> CatalogResult<Entry> {
+pub fn rename(
+    c: &Connection,
+    vault: i64,
+    (from, to): (&RemotePath, &RemotePath),
+    measured: Option<Measured>,
+    now: Timestamp,
+) -> CatalogResult<Option<Entry>> {
     let source = transfer_source(c, vault, from, to)?;
+    if source.entry.kind == Kind::Dir && path_bytes(to) > path_bytes(from) {
+        let known = match measured {
+            Some(known) if known.changes == changes(c, vault)? => Some(known.deepest),
+            _ => deepest_of_few(c, source.id)?,
+        };
+        let Some(deepest) = known else { return Ok(None) };
+        check_length(from, to, deepest)?;
+    }
     let (parent, name) = target(c, vault, to, now)?;
     c.prepare_cached("UPDATE entry SET parent_id = ?2, name = ?3 WHERE id = ?1")?
         .execute(params![source.id, parent, name])?;
-    Ok(need(c, vault, to)?.entry)
+    Ok(Some(need(c, vault, to)?.entry))
 }
 
-/// Makes another entry, or tree of entries, that shows the same versions.
+/// The longest path below a directory, as long as nothing is made or moved in its vault.
+#[derive(Debug, Clone, Copy)]
+pub struct Measured {
+    deepest: u64,
+    changes: (i64, i64),
+}
+
+/// Measures a directory of any size.
 ///
 /// # Errors
-/// As [`rename`].
-pub fn copy(c: &Connection, vault: i64, from: &RemotePath, to: &RemotePath, now: Timestamp) -> CatalogResult<Entry> {
-    let source = transfer_source(c, vault, from, to)?;
-    let (parent, name) = target(c, vault, to, now)?;
-    let made = c
-        .prepare_cached(
-            "INSERT INTO entry(vault_id, parent_id, name, version_id, created_at)
-             SELECT vault_id, ?2, ?3, version_id, ?4 FROM entry WHERE id = ?1",
-        )?
-        .insert(params![source.id, parent, name, micros(now)])?;
-    let mut pending = vec![(source.id, made)];
-    while let Some((old, new)) = pending.pop() {
-        let mut children = c.prepare_cached("SELECT id, name, version_id FROM entry WHERE parent_id = ?1")?;
-        let rows = children.query_map([old], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-        for row in rows {
-            let (child, name, version): (i64, String, Option<i64>) = row?;
-            let copied = c
-                .prepare_cached(
-                    "INSERT INTO entry(vault_id, parent_id, name, version_id, created_at) VALUES (?1, ?2, ?3, ?4, ?5)",
-                )?
-                .insert(params![vault, new, name, version, micros(now)])?;
-            if version.is_none() {
-                pending.push((child, copied));
-            }
-        }
-    }
-    Ok(need(c, vault, to)?.entry)
+/// [`Code::NotFound`].
+pub fn measure(c: &Connection, vault: i64, dir: &RemotePath) -> CatalogResult<Measured> {
+    Ok(Measured { deepest: deepest(c, need(c, vault, dir)?.id)?, changes: changes(c, vault)? })
+}
+
+/// How often entries of a vault were made, and how often one was moved.
+fn changes(c: &Connection, vault: i64) -> CatalogResult<(i64, i64)> {
+    Ok(c.prepare_cached("SELECT made, moved FROM vault WHERE id = ?1")?
+        .query_row([vault], |row| Ok((row.get(0)?, row.get(1)?)))?)
 }
 
 fn transfer_source(c: &Connection, vault: i64, from: &RemotePath, to: &RemotePath) -> CatalogResult<Found> {
@@ -316,12 +363,120 @@ fn transfer_source(c: &Connection, vault: i64, from: &RemotePath, to: &RemotePat
     if find(c, vault, to)?.is_some() {
         return Err(ApiError::new(Code::Exists, format!("{to} exists already")).into());
     }
-    let (before, after) = (path_bytes(from), path_bytes(to));
-    if source.entry.kind == Kind::Dir && after > before && after + deepest(c, source.id)? > MAX_PATH_BYTES as u64 {
-        let what = format!("what is in {from} would have paths of more than {MAX_PATH_BYTES} bytes in {to}");
-        return Err(ApiError::new(Code::Usage, what).into());
-    }
     Ok(source)
+}
+
+/// Whether what is below `from`, with paths of so many bytes from there, may be below `to`.
+fn check_length(from: &RemotePath, to: &RemotePath, deepest: u64) -> CatalogResult<()> {
+    if path_bytes(to) + deepest <= MAX_PATH_BYTES as u64 {
+        return Ok(());
+    }
+    let what = format!("what is in {from} would have paths of more than {MAX_PATH_BYTES} bytes in {to}");
+    Err(ApiError::new(Code::Usage, what).into())
+}
+
+/// A copy of a file or directory under way: out of sight, until [`Copying::finish`] puts it where it belongs. Of a file
+/// or a small directory it is made in one go. A large one takes several steps, with other changes between them: what is
+/// there all the while is in it, as it was at some time meanwhile.
+#[derive(Debug)]
+pub struct Copying {
+    vault: i64,
+    from: RemotePath,
+    to: RemotePath,
+    source: i64,
+    /// The copy, a detached entry.
+    root: i64,
+    /// How often entries had been moved when it began.
+    moved: i64,
+    now: Timestamp,
+    levels: Vec<CopyLevel>,
+}
+
+/// A directory that is being copied.
+#[derive(Debug)]
+struct CopyLevel {
+    from: i64,
+    to: i64,
+    after: String,
+    /// Bytes of its path, counted from the copy's.
+    bytes: u64,
+}
+
+impl Copying {
+    /// Begins a copy of an entry, to a path where nothing is.
+    ///
+    /// # Errors
+    /// As [`rename`].
+    pub fn begin(
+        c: &Connection,
+        vault: i64,
+        (from, to): (&RemotePath, &RemotePath),
+        now: Timestamp,
+    ) -> CatalogResult<Self> {
+        let source = transfer_source(c, vault, from, to)?;
+        check_room(c, vault)?;
+        let root = c
+            .prepare_cached(
+                "INSERT INTO entry(vault_id, name, version_id, created_at, detached_at) VALUES (?1, '', ?2, ?3, ?3)",
+            )?
+            .insert(params![vault, source.entry.version.map(|version| version.0), micros(now)])?;
+        let levels = match source.entry.kind {
+            Kind::Dir => vec![CopyLevel { from: source.id, to: root, after: String::new(), bytes: 0 }],
+            Kind::File => Vec::new(),
+        };
+        let (_, moved) = changes(c, vault)?;
+        Ok(Self { vault, from: from.clone(), to: to.clone(), source: source.id, root, moved, now, levels })
+    }
+
+    /// The row of the copy, which the sweeper must leave alone.
+    pub const fn root(&self) -> i64 {
+        self.root
+    }
+
+    /// Copies a limited number of entries; whether there may be more.
+    ///
+    /// # Errors
+    /// [`Code::Usage`] when a path becomes too long, [`Code::NoRoom`] beyond [`MAX_ENTRIES`].
+    pub fn step(&mut self, c: &Connection) -> CatalogResult<bool> {
+        let mut next = c.prepare_cached(
+            "SELECT id, name, version_id FROM entry WHERE parent_id = ?1 AND name > ?2 ORDER BY name LIMIT 1",
+        )?;
+        for _ in 0..STEP {
+            let Some(level) = self.levels.last_mut() else { return Ok(false) };
+            let found: Option<(i64, String, Option<i64>)> = next
+                .query_row(params![level.from, level.after], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                .optional()?;
+            let Some((child, name, version)) = found else {
+                self.levels.pop();
+                continue;
+            };
+            let bytes = level.bytes + 1 + name.len() as u64;
+            check_length(&self.from, &self.to, bytes)?;
+            let new = New { vault: self.vault, parent: level.to, name: &name, version, now: self.now };
+            let copied = make_entry(c, &new)?;
+            level.after = name;
+            if version.is_none() {
+                self.levels.push(CopyLevel { from: child, to: copied, after: String::new(), bytes });
+            }
+        }
+        Ok(true)
+    }
+
+    /// Makes the copy visible.
+    ///
+    /// # Errors
+    /// As [`rename`]; [`Code::Changed`] when something was moved since the copy began, and may have been missed.
+    pub fn finish(&self, c: &Connection) -> CatalogResult<Entry> {
+        let source = transfer_source(c, self.vault, &self.from, &self.to)?;
+        if source.id != self.source || changes(c, self.vault)?.1 != self.moved {
+            let what = format!("something was moved while {} was copied", self.from);
+            return Err(ApiError::new(Code::Changed, what).hint("run the same command again").into());
+        }
+        let (parent, name) = target(c, self.vault, &self.to, self.now)?;
+        c.prepare_cached("UPDATE entry SET parent_id = ?2, name = ?3, detached_at = NULL WHERE id = ?1")?
+            .execute(params![self.root, parent, name])?;
+        Ok(need(c, self.vault, &self.to)?.entry)
+    }
 }
 
 fn path_bytes(path: &RemotePath) -> u64 {
@@ -339,6 +494,27 @@ fn deepest(c: &Connection, dir: i64) -> CatalogResult<u64> {
         )?
         .query_row([dir], |row| row.get(0))?;
     Ok(unsigned(bytes))
+}
+
+/// The same where there is not much below it; else nothing.
+fn deepest_of_few(c: &Connection, dir: i64) -> CatalogResult<Option<u64>> {
+    let mut below = c.prepare_cached("SELECT id, octet_length(name), version_id FROM entry WHERE parent_id = ?1")?;
+    let (mut deepest, mut left, mut dirs) = (0, STEP, vec![(dir, 0)]);
+    while let Some((dir, above)) = dirs.pop() {
+        let mut rows = below.query([dir])?;
+        while let Some(row) = rows.next()? {
+            let bytes = above + 1 + unsigned(row.get(1)?);
+            deepest = bytes.max(deepest);
+            if row.get::<_, Option<i64>>(2)?.is_none() {
+                dirs.push((row.get(0)?, bytes));
+            }
+            left -= 1;
+            if left == 0 {
+                return Ok(None);
+            }
+        }
+    }
+    Ok(Some(deepest))
 }
 
 fn target<'a>(c: &Connection, vault: i64, to: &'a RemotePath, now: Timestamp) -> CatalogResult<(i64, &'a str)> {
@@ -368,7 +544,7 @@ pub fn weigh(c: &Connection, id: i64) -> CatalogResult<Removed> {
 }
 
 /// Takes an entry away from its path: a file at once, a directory as a whole, to be emptied later by the sweeper. The
-/// root itself stays; all in it goes.
+/// root itself stays, empty.
 ///
 /// # Errors
 /// [`Code::NotFound`]; [`Code::NotEmpty`] for a directory unless `recursive`.
@@ -381,9 +557,15 @@ pub fn remove(c: &Connection, vault: i64, path: &RemotePath, recursive: bool, at
     if !recursive {
         return Err(ApiError::new(Code::NotEmpty, format!("{path} is a directory")).into());
     }
-    let detach = if path.is_root() { "parent_id = ?1" } else { "id = ?1" };
-    let detach = format!("UPDATE entry SET parent_id = NULL, detached_at = ?2 WHERE {detach}");
-    c.prepare_cached(&detach)?.execute(params![found.id, micros(at.now)])?;
+    c.prepare_cached("UPDATE entry SET parent_id = NULL, detached_at = ?2 WHERE id = ?1")?
+        .execute(params![found.id, micros(at.now)])?;
+    if path.is_root() {
+        // Another root takes its place, however much it holds.
+        c.prepare_cached(
+            "INSERT INTO entry(vault_id, name, created_at) SELECT vault_id, '', created_at FROM entry WHERE id = ?1",
+        )?
+        .execute([found.id])?;
+    }
     Ok(())
 }
 

@@ -13,13 +13,17 @@ pub mod trace;
 pub mod users;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::api::{ApiError, Code};
+use crate::id::ChunkId;
+use crate::pack::{MAX_CHUNK_BYTES, PackEntry};
 use crate::seam::Seam;
 
 /// The oldest SQLite without the WAL-reset bug: 3.51.3.
@@ -30,6 +34,16 @@ const GROUP: usize = 64;
 const QUEUE: usize = 256;
 /// Read-only connections.
 const READERS: usize = 3;
+/// How long one question may take, whoever waits for it.
+const LONGEST_READ: Duration = Duration::from_secs(600);
+/// Instructions of SQLite between two looks at whether a question is still wanted.
+const LOOK_UP_EVERY: std::ffi::c_int = 10_000;
+/// Instructions of SQLite in which the length of a change is counted.
+const TICK: std::ffi::c_int = 1_000;
+/// Memory for pages of the file, of the writer and of each reader, as SQLite's `cache_size` wants it: KiB, negated. All
+/// of it fills up with time whatever is stored; pages that do not fit come from the system's own cache.
+const WRITER_CACHE: i32 = -4_000;
+const READER_CACHE: i32 = -1_000;
 
 /// What the catalog cannot do.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +104,7 @@ type Job = Box<dyn FnOnce(&Connection) -> (bool, Reply) + Send>;
 #[derive(Clone)]
 pub struct Catalog {
     seam: Seam,
+    longest: Longest,
     kind: Kind,
 }
 
@@ -102,7 +117,7 @@ enum Kind {
 struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
-    permits: tokio::sync::Semaphore,
+    permits: Arc<tokio::sync::Semaphore>,
 }
 
 impl Catalog {
@@ -119,16 +134,18 @@ impl Catalog {
         }
         schema::migrate(&mut connection)?;
         let (writer, jobs) = mpsc::channel(QUEUE);
+        let longest = Longest::of(&mut connection)?;
+        let measure = longest.clone();
         std::thread::Builder::new()
             .name("catalog".into())
-            .spawn(move || write_all(connection, jobs))
+            .spawn(move || write_all(connection, jobs, &measure))
             .map_err(|source| CatalogError::Io { path: path.to_owned(), source })?;
         let readers = Readers {
             path: path.to_owned(),
             idle: Mutex::new(Vec::new()),
-            permits: tokio::sync::Semaphore::new(READERS),
+            permits: Arc::new(tokio::sync::Semaphore::new(READERS)),
         };
-        Ok(Self { seam, kind: Kind::Threads { writer, readers: Arc::new(readers) } })
+        Ok(Self { seam, longest, kind: Kind::Threads { writer, readers: Arc::new(readers) } })
     }
 
     /// Makes an empty catalog in memory that works on the calling task.
@@ -139,7 +156,8 @@ impl Catalog {
         let mut connection = Connection::open_in_memory()?;
         prepare(&connection)?;
         schema::migrate(&mut connection)?;
-        Ok(Self { seam, kind: Kind::Inline(Arc::new(Mutex::new(connection))) })
+        let longest = Longest::of(&mut connection)?;
+        Ok(Self { seam, longest, kind: Kind::Inline(Arc::new(Mutex::new(connection))) })
     }
 
     /// Changes the catalog: all of `change` or, when it fails, nothing. Durable when it returns.
@@ -150,32 +168,19 @@ impl Catalog {
         &self,
         change: impl FnOnce(&Connection) -> CatalogResult<T> + Send + 'static,
     ) -> CatalogResult<T> {
-        self.change(change, Keep::Yes).await
-    }
-
-    /// Makes a change and takes it back: what it would have given.
-    ///
-    /// # Errors
-    /// What `change` returns.
-    pub async fn rehearse<T: Send + 'static>(
-        &self,
-        change: impl FnOnce(&Connection) -> CatalogResult<T> + Send + 'static,
-    ) -> CatalogResult<T> {
-        self.change(change, Keep::No).await
-    }
-
-    async fn change<T: Send + 'static>(
-        &self,
-        change: impl FnOnce(&Connection) -> CatalogResult<T> + Send + 'static,
-        wanted: Keep,
-    ) -> CatalogResult<T> {
         match &self.kind {
-            Kind::Inline(connection) => inline(connection, change, wanted),
+            Kind::Inline(connection) => {
+                let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+                let transaction = connection.transaction()?;
+                let result = self.longest.measured(|| change(&transaction))?;
+                transaction.commit()?;
+                Ok(result)
+            }
             Kind::Threads { writer, .. } => {
                 let (answer, answered) = oneshot::channel();
                 let job: Job = Box::new(move |connection| {
                     let result = change(connection);
-                    let keep = result.is_ok() && wanted == Keep::Yes;
+                    let keep = result.is_ok();
                     let reply: Reply = Box::new(move |failed| {
                         let result = match failed {
                             Some(error) if keep => Err(error.into()),
@@ -191,43 +196,85 @@ impl Catalog {
         }
     }
 
-    /// Asks the catalog, in one read transaction.
+    /// How much work the longest change so far was, in thousands of SQLite's instructions. A change holds up all others,
+    /// so none may be long.
+    pub fn longest_change(&self) -> u64 {
+        self.longest.most.load(Ordering::Relaxed)
+    }
+
+    /// Asks the catalog, in one read transaction. A question that takes too long is given up, as is one whose answer
+    /// nobody waits for any more; until it has ended it holds one of the few connections, so none can pile up.
     ///
     /// # Errors
-    /// What `question` returns.
+    /// What `question` returns; [`Code::Temporary`] when it took too long.
     pub async fn read<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Connection) -> CatalogResult<T> + Send + 'static,
     ) -> CatalogResult<T> {
         match &self.kind {
             Kind::Inline(connection) => {
-                let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-                question(&connection)
+                let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+                let transaction = connection.transaction()?;
+                question(&transaction)
             }
             Kind::Threads { readers, .. } => {
                 let readers = Arc::clone(readers);
-                let _permit = readers.permits.acquire().await.map_err(|_| CatalogError::Closed)?;
-                let pool = Arc::clone(&readers);
-                self.seam.offload(move || pool.ask(question)).await
+                let permits = Arc::clone(&readers.permits);
+                let permit = permits.acquire_owned().await.map_err(|_| CatalogError::Closed)?;
+                let (awaited, until) = (Awaited::default(), self.seam.monotonic() + LONGEST_READ);
+                let gone = Arc::clone(&awaited.0);
+                let given_up = move || gone.load(Ordering::Relaxed) || Instant::now() >= until;
+                let ask = move || {
+                    let _permit = permit;
+                    readers.ask(question, given_up)
+                };
+                self.seam.offload(ask).await
             }
         }
     }
 }
 
+/// Tells a question, when it is dropped, that nobody waits for its answer any more.
+#[derive(Default)]
+struct Awaited(Arc<AtomicBool>);
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Readers {
-    fn ask<T>(&self, question: impl FnOnce(&Connection) -> CatalogResult<T>) -> CatalogResult<T> {
+    fn ask<T>(
+        &self,
+        question: impl FnOnce(&Connection) -> CatalogResult<T>,
+        given_up: impl FnMut() -> bool + Send + 'static,
+    ) -> CatalogResult<T> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut connection = match idle {
             Some(connection) => connection,
             None => open_reader(&self.path)?,
         };
+        connection.progress_handler(LOOK_UP_EVERY, Some(given_up))?;
         let result = {
             let transaction = connection.transaction()?;
             question(&transaction)
         };
+        connection.progress_handler(0, None::<fn() -> bool>)?;
+        let result = match result {
+            Err(CatalogError::Sqlite(error)) if was_given_up(&error) => {
+                let what = format!("the catalog gave no answer within {} s", LONGEST_READ.as_secs());
+                Err(ApiError::new(Code::Temporary, what).hint("ask for less at once, or try again later").into())
+            }
+            other => other,
+        };
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
         result
     }
+}
+
+fn was_given_up(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted)
 }
 
 fn open_reader(path: &Path) -> CatalogResult<Connection> {
@@ -235,7 +282,7 @@ fn open_reader(path: &Path) -> CatalogResult<Connection> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(Duration::from_secs(10))?;
     connection.set_prepared_statement_cache_capacity(128);
-    connection.pragma_update(None, "cache_size", -1_000)?;
+    connection.pragma_update(None, "cache_size", READER_CACHE)?;
     Ok(connection)
 }
 
@@ -248,7 +295,7 @@ fn prepare(connection: &Connection) -> CatalogResult<()> {
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    connection.pragma_update(None, "cache_size", -4_000)?;
+    connection.pragma_update(None, "cache_size", WRITER_CACHE)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     Ok(())
 }
@@ -263,34 +310,40 @@ fn keep_aside(connection: &Connection, path: &Path, version: usize) -> CatalogRe
     Ok(())
 }
 
-/// Whether a change stays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Keep {
-    Yes,
-    No,
+/// How much work the longest change was, in [`TICK`]s.
+#[derive(Clone, Default)]
+struct Longest {
+    ticks: Arc<AtomicU64>,
+    most: Arc<AtomicU64>,
 }
 
-fn inline<T>(
-    connection: &Mutex<Connection>,
-    change: impl FnOnce(&Connection) -> CatalogResult<T>,
-    keep: Keep,
-) -> CatalogResult<T> {
-    let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-    let transaction = connection.transaction()?;
-    let result = change(&transaction)?;
-    if keep == Keep::Yes {
-        transaction.commit()?;
+impl Longest {
+    fn of(connection: &mut Connection) -> CatalogResult<Self> {
+        let longest = Self::default();
+        let ticks = Arc::clone(&longest.ticks);
+        let tick = move || {
+            ticks.fetch_add(1, Ordering::Relaxed);
+            false
+        };
+        connection.progress_handler(TICK, Some(tick))?;
+        Ok(longest)
     }
-    Ok(result)
+
+    fn measured<T>(&self, change: impl FnOnce() -> T) -> T {
+        let before = self.ticks.load(Ordering::Relaxed);
+        let result = change();
+        self.most.fetch_max(self.ticks.load(Ordering::Relaxed).saturating_sub(before), Ordering::Relaxed);
+        result
+    }
 }
 
 /// The writer thread: takes what is queued, gives each change a savepoint of its own, commits all at once, and answers
 /// only then. Ends when the last handle is gone.
-fn write_all(mut connection: Connection, mut jobs: mpsc::Receiver<Job>) {
+fn write_all(mut connection: Connection, mut jobs: mpsc::Receiver<Job>, longest: &Longest) {
     let mut group = Vec::with_capacity(GROUP);
     while jobs.blocking_recv_many(&mut group, GROUP) > 0 {
         let mut replies = Vec::with_capacity(group.len());
-        let committed = commit_group(&mut connection, group.drain(..), &mut replies);
+        let committed = commit_group(&mut connection, group.drain(..), &mut replies, longest);
         let failed = committed.err();
         if let Some(error) = &failed {
             tracing::error!(%error, "catalog commit");
@@ -305,11 +358,12 @@ fn commit_group(
     connection: &mut Connection,
     jobs: impl Iterator<Item = Job>,
     replies: &mut Vec<Reply>,
+    longest: &Longest,
 ) -> rusqlite::Result<()> {
     let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for job in jobs {
         let savepoint = transaction.savepoint()?;
-        let (keep, reply) = job(&savepoint);
+        let (keep, reply) = longest.measured(|| job(&savepoint));
         replies.push(reply);
         if keep {
             savepoint.commit()?;
@@ -346,13 +400,27 @@ pub(crate) fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
-/// A digest as SQLite gave it.
-pub(crate) fn digest(blob: &[u8]) -> CatalogResult<[u8; 32]> {
-    blob.try_into().map_err(|_| CatalogError::Damaged("a digest has another length".into()))
+/// What a row holds that it cannot hold.
+pub(crate) fn damaged(table: &str, row: i64, what: impl std::fmt::Display) -> CatalogError {
+    CatalogError::Damaged(format!("{table} {row} has {what}"))
+}
+
+/// The digest in a row.
+pub(crate) fn digest(table: &str, row: i64, blob: &[u8]) -> CatalogResult<[u8; 32]> {
+    blob.try_into().map_err(|_| damaged(table, row, format_args!("a digest of {} bytes", blob.len())))
+}
+
+/// A chunk as its row has it.
+pub(crate) fn chunk_entry(row: i64, blob: &[u8], bytes: i64) -> CatalogResult<PackEntry> {
+    let bytes = u64::try_from(bytes).ok().filter(|bytes| *bytes <= MAX_CHUNK_BYTES);
+    let bytes = bytes.ok_or_else(|| damaged("chunk", row, "an impossible length"))?;
+    Ok(PackEntry { chunk: ChunkId::from_digest(digest("chunk", row, blob)?), bytes })
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[tokio::test]
@@ -372,6 +440,47 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(count, 2);
+    }
+
+    /// A question whose caller went away ran on to its end, and no longer counted as one of those that may run: whoever
+    /// asked and left again and again had as many run at once as they liked.
+    #[tokio::test]
+    async fn a_question_that_nobody_waits_for_keeps_its_turn_and_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(&dir.path().join("catalog.db"), Seam::real()).unwrap();
+        let Kind::Threads { readers, .. } = &catalog.kind else { panic!("it has threads") };
+        let all_turns = u32::try_from(READERS).unwrap();
+        let (started, running) = std::sync::mpsc::channel();
+        let (ended, endings) = std::sync::mpsc::channel();
+        for _ in 0..2 * READERS {
+            let (started, ended) = (started.clone(), ended.clone());
+            let mut asked = Box::pin(catalog.read(move |c| {
+                started.send(()).unwrap();
+                let forever = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+                let found = c.query_row(forever, [], |row| row.get::<_, i64>(0));
+                ended.send(found.is_err_and(|error| was_given_up(&error))).unwrap();
+                Ok(())
+            }));
+            assert!((&mut asked).now_or_never().is_none());
+            running.recv().unwrap();
+            drop(asked);
+            assert!(endings.recv().unwrap(), "it was given up");
+            drop(readers.permits.acquire_many(all_turns).await.unwrap());
+        }
+        let (end, gate) = std::sync::mpsc::channel::<()>();
+        let (started, running) = std::sync::mpsc::channel();
+        let mut held = Box::pin(catalog.read(move |_| {
+            started.send(()).unwrap();
+            assert!(gate.recv().is_err());
+            Ok(())
+        }));
+        assert!((&mut held).now_or_never().is_none());
+        running.recv().unwrap();
+        drop(held);
+        assert_eq!(readers.permits.available_permits(), READERS - 1, "it runs on, so its turn is taken");
+        drop(end);
+        drop(readers.permits.acquire_many(all_turns).await.unwrap());
+        catalog.read(|_| Ok(())).await.unwrap();
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{CatalogError, CatalogResult, micros, signed, time, unsigned};
+use super::{CatalogError, CatalogResult, damaged, micros, signed, time, unsigned};
 use crate::admin::{Access, Gc};
 use crate::api::NodeKind;
 use crate::id::{NodeId, PoolId};
@@ -98,9 +98,9 @@ fn text<T: serde::Serialize>(value: &T) -> String {
     }
 }
 
-fn of_text<T: serde::de::DeserializeOwned>(text: String) -> CatalogResult<T> {
-    serde_json::from_value(serde_json::Value::String(text))
-        .map_err(|_| CatalogError::Damaged("a node has an unknown kind".into()))
+fn of_text<T: serde::de::DeserializeOwned>(node: i64, text: String) -> CatalogResult<T> {
+    let value = serde_json::from_value(serde_json::Value::String(text.clone()));
+    value.map_err(|_| damaged("node", node, format_args!("{text:?} where one of a few words must be")))
 }
 
 /// All nodes, by name.
@@ -114,21 +114,22 @@ pub fn all(c: &Connection) -> CatalogResult<Vec<NodeRow>> {
 }
 
 fn node_row(row: &Row<'_>) -> CatalogResult<NodeRow> {
+    let id: i64 = row.get("id")?;
     let ident: String = row.get("ident")?;
     Ok(NodeRow {
-        row: row.get("id")?,
-        id: ident.parse().map_err(|_| CatalogError::Damaged("a node has an impossible identity".into()))?,
+        row: id,
+        id: ident.parse().map_err(|_| damaged("node", id, "an impossible identity"))?,
         name: row.get("name")?,
-        kind: of_text(row.get("kind")?)?,
+        kind: of_text(id, row.get("kind")?)?,
         url: row.get("url")?,
         gateway: row.get("gateway")?,
         zone: row.get("zone")?,
         capacity_bytes: unsigned(row.get("capacity")?),
         access: match row.get::<_, String>("access")? {
             text if text == DEFAULT_ACCESS => None,
-            text => Some(of_text(text)?),
+            text => Some(of_text(id, text)?),
         },
-        gc: of_text(row.get("gc")?)?,
+        gc: of_text(id, row.get("gc")?)?,
         cache_live: row.get("cache_live")?,
         draining: row.get("draining")?,
         version: row.get("version")?,

@@ -7,8 +7,8 @@ use std::ops::RangeInclusive;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{CatalogError, CatalogResult, digest, micros, signed, time, unsigned};
-use crate::id::{ChunkId, PackId, PackRoot, PoolId, UploadId};
+use super::{CatalogError, CatalogResult, chunk_entry, damaged, digest, micros, signed, time, unsigned};
+use crate::id::{PackId, PackRoot, PoolId, UploadId};
 use crate::pack::{PackEntry, PackHeader};
 
 /// Where a pack is in its life.
@@ -28,11 +28,11 @@ pub enum PackState {
 }
 
 impl PackState {
-    fn of(value: i64) -> CatalogResult<Self> {
+    fn of(pack: i64, value: i64) -> CatalogResult<Self> {
         [Self::Planned, Self::Stored, Self::Live, Self::Dropping, Self::Gone]
             .into_iter()
             .find(|state| *state as i64 == value)
-            .ok_or_else(|| CatalogError::Damaged("a pack has an unknown state".into()))
+            .ok_or_else(|| damaged("pack", pack, format_args!("an unknown state ({value})")))
     }
 }
 
@@ -74,19 +74,20 @@ const COLUMNS: &str =
     intact_at";
 
 fn row(row: &Row<'_>) -> CatalogResult<PackRow> {
+    let id: i64 = row.get("id")?;
     let upload: Option<Vec<u8>> = row.get("upload")?;
     let upload = upload.map(|blob| {
-        let bytes = blob.try_into().map_err(|_| CatalogError::Damaged("an upload id has another length".into()))?;
+        let bytes = blob.try_into().map_err(|_| damaged("pack", id, "an upload of another length"))?;
         Ok::<_, CatalogError>(UploadId::from_bytes(bytes))
     });
     let at = |name: &str| row.get::<_, Option<i64>>(name).map(|at| at.map(time));
     Ok(PackRow {
-        id: PackId::new(unsigned(row.get("id")?)),
+        id: PackId::new(unsigned(id)),
         epoch: unsigned(row.get("epoch")?),
         node: row.get("node_id")?,
         vault: row.get("vault_id")?,
-        root: PackRoot::from_digest(digest(&row.get::<_, Vec<u8>>("root")?)?),
-        state: PackState::of(row.get("state")?)?,
+        root: PackRoot::from_digest(digest("pack", id, &row.get::<_, Vec<u8>>("root")?)?),
+        state: PackState::of(id, row.get("state")?)?,
         bytes: unsigned(row.get("bytes")?),
         upload: upload.transpose()?,
         replaces: row.get::<_, Option<i64>>("replaces")?.map(|id| PackId::new(unsigned(id))),
@@ -131,16 +132,6 @@ pub fn of_node(c: &Connection, node: i64, after: PackId, limit: u32) -> CatalogR
         "SELECT {COLUMNS} FROM pack WHERE node_id = ?1 AND state < 4 AND id > ?2 ORDER BY id LIMIT ?3"
     ))?;
     let rows = statement.query_map(params![node, signed(after.get()), limit], |found| Ok(row(found)))?;
-    rows.map(|found| found?).collect()
-}
-
-/// Packs of a put that are not gone.
-///
-/// # Errors
-/// [`CatalogError`].
-pub fn of_upload(c: &Connection, upload: UploadId) -> CatalogResult<Vec<PackRow>> {
-    let mut statement = c.prepare_cached(&format!("SELECT {COLUMNS} FROM pack WHERE upload = ?1 AND state < 4"))?;
-    let rows = statement.query_map([upload.as_bytes()], |found| Ok(row(found)))?;
     rows.map(|found| found?).collect()
 }
 
@@ -356,8 +347,7 @@ pub fn chunks(c: &Connection, id: PackId) -> CatalogResult<Vec<Held>> {
     })?;
     rows.map(|found| {
         let (row, blob, bytes, bad) = found?;
-        let chunk = ChunkId::from_digest(digest(&blob)?);
-        Ok(Held { row, entry: PackEntry { chunk, bytes: unsigned(bytes) }, bad })
+        Ok(Held { row, entry: chunk_entry(row, &blob, bytes)?, bad })
     })
     .collect()
 }

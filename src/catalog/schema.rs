@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::CatalogError;
 
 /// All migrations: the first makes version 1.
-const MIGRATIONS: &[&str] = &[V1];
+const MIGRATIONS: &[&str] = &[V1, V2];
 
 /// The version that this build writes.
 pub(super) const VERSION: usize = MIGRATIONS.len();
@@ -215,3 +215,70 @@ CREATE TABLE lease(
 -- Chunks that lost a reference and may be needed by nothing any more.
 CREATE TABLE loose_chunk(chunk_id INTEGER PRIMARY KEY) STRICT;
 ";
+
+const V2: &str = "
+-- How many entries a vault has, with those that are on their way out; how often one was made; how often one was moved.
+ALTER TABLE vault ADD COLUMN entries INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE vault ADD COLUMN made INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE vault ADD COLUMN moved INTEGER NOT NULL DEFAULT 0;
+UPDATE vault SET entries = (SELECT count(*) FROM entry WHERE vault_id = vault.id);
+CREATE TRIGGER entry_made AFTER INSERT ON entry BEGIN
+    UPDATE vault SET entries = entries + 1, made = made + 1 WHERE id = new.vault_id;
+END;
+CREATE TRIGGER entry_gone AFTER DELETE ON entry BEGIN
+    UPDATE vault SET entries = entries - 1 WHERE id = old.vault_id;
+END;
+CREATE TRIGGER entry_moved AFTER UPDATE OF parent_id, name ON entry
+    WHEN old.parent_id IS NOT NULL AND new.parent_id IS NOT NULL BEGIN
+    UPDATE vault SET moved = moved + 1 WHERE id = new.vault_id;
+END;
+
+-- When a put began to end: from then on nothing can be done for it.
+ALTER TABLE lease ADD COLUMN ended_at INTEGER;
+
+-- When the last check began that asked for every copy.
+ALTER TABLE pool ADD COLUMN checked_at INTEGER;
+
+-- What a client says of a chunk's length is a claim: another claim about the same digest is another row, and only the
+-- true one ever gets copies.
+DROP INDEX chunk_by_digest;
+CREATE UNIQUE INDEX chunk_by_digest ON chunk(digest, vault_id, bytes);
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a catalog of the first version holds is counted when it is brought up to date, and from then on.
+    #[test]
+    fn an_older_catalog_is_brought_up_to_date() {
+        let mut c = Connection::open_in_memory().unwrap();
+        c.execute_batch(V1).unwrap();
+        c.execute_batch(
+            "PRAGMA user_version = 1;
+             INSERT INTO user(id, name, role, created_at) VALUES (1, 'a', 'admin', 0), (2, 'b', 'user', 0);
+             INSERT INTO vault(id, owner, wrapped_keys, created_at) VALUES (1, 1, x'', 0), (2, 2, x'', 0);
+             INSERT INTO entry(id, vault_id, parent_id, name, created_at)
+             VALUES (1, 1, NULL, '', 0), (2, 2, NULL, '', 0), (3, 1, 1, 'x', 0), (4, 1, 3, 'y', 0);
+             INSERT INTO chunk(vault_id, digest, bytes) VALUES (0, zeroblob(32), 1);",
+        )
+        .unwrap();
+        migrate(&mut c).unwrap();
+        assert_eq!(version(&c).unwrap(), VERSION);
+        let counts = |c: &Connection| -> Vec<(i64, i64, i64)> {
+            let mut all = c.prepare("SELECT entries, made, moved FROM vault ORDER BY id").unwrap();
+            let rows = all.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
+            rows.map(Result::unwrap).collect()
+        };
+        assert_eq!(counts(&c), [(3, 0, 0), (1, 0, 0)]);
+        c.execute_batch(
+            "INSERT INTO entry(vault_id, parent_id, name, created_at) VALUES (2, 2, 'z', 0);
+             UPDATE entry SET name = 'w' WHERE id = 4;
+             UPDATE entry SET parent_id = NULL, detached_at = 1 WHERE id = 3;
+             DELETE FROM entry WHERE id = 4;
+             INSERT INTO chunk(vault_id, digest, bytes) VALUES (0, zeroblob(32), 2);",
+        )
+        .unwrap();
+        assert_eq!(counts(&c), [(2, 0, 1), (2, 1, 0)]);
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
 use super::files::expire_unlinked;
 use super::packs::{self, PackRow, PackState};
@@ -13,47 +13,79 @@ use crate::id::{PackId, UploadId};
 
 /// Rows that one step touches at most.
 const STEP: i64 = 500;
-/// Directories that one step looks at, at most.
-const DIRS: usize = 20;
 
-/// Ends a put: its lease goes, what it did not commit is to be released, packs that never counted are to be dropped.
+/// Begins to end a put: from now on nothing can be done for it.
 ///
 /// # Errors
 /// [`super::CatalogError`].
-pub fn end_upload(c: &Connection, upload: UploadId, now: Timestamp) -> CatalogResult<()> {
-    let id = upload.as_bytes();
-    c.prepare_cached("DELETE FROM lease WHERE id = ?1")?.execute([id])?;
-    c.prepare_cached("UPDATE version SET upload = NULL, file = NULL, expires_at = ?2 WHERE upload = ?1 AND state = 0")?
-        .execute(params![id, micros(now)])?;
-    c.prepare_cached("UPDATE version SET upload = NULL, file = NULL WHERE upload = ?1")?.execute([id])?;
-    c.prepare_cached("UPDATE pack SET state = 3 WHERE upload = ?1 AND state IN (0, 1)")?.execute([id])?;
-    c.prepare_cached("UPDATE pack SET upload = NULL WHERE upload = ?1")?.execute([id])?;
+pub fn begin_end(c: &Connection, upload: UploadId, now: Timestamp) -> CatalogResult<()> {
+    c.prepare_cached("UPDATE lease SET ended_at = ?2 WHERE id = ?1 AND ended_at IS NULL")?
+        .execute(params![upload.as_bytes(), micros(now)])?;
     Ok(())
 }
 
-/// Empties detached directories by one step; whether there may be more.
+/// Puts that began to end, and have not.
 ///
 /// # Errors
 /// [`super::CatalogError`].
-pub fn empty_detached(c: &Connection, retention: Duration) -> CatalogResult<bool> {
-    for _ in 0..DIRS {
-        if !empty_one(c, retention)? {
-            return Ok(false);
-        }
+pub fn ending(c: &Connection) -> CatalogResult<Vec<UploadId>> {
+    let mut statement = c.prepare_cached("SELECT id FROM lease WHERE ended_at IS NOT NULL")?;
+    let rows = statement.query_map([], |row| row.get::<_, [u8; 16]>(0))?;
+    Ok(rows.map(|id| id.map(UploadId::from_bytes)).collect::<Result<_, _>>()?)
+}
+
+/// Goes on ending a put by one step; whether there may be more. What it did not commit is to be released, packs that
+/// never counted are to be dropped; its lease goes last, so that what is left of it is never forgotten.
+///
+/// # Errors
+/// [`super::CatalogError`].
+pub fn end_upload(c: &Connection, upload: UploadId, now: Timestamp) -> CatalogResult<bool> {
+    let id = upload.as_bytes();
+    let versions = c
+        .prepare_cached(
+            "UPDATE version SET upload = NULL, file = NULL, expires_at = CASE state WHEN 0 THEN ?2 ELSE expires_at END
+             WHERE id IN (SELECT id FROM version WHERE upload = ?1 LIMIT ?3)",
+        )?
+        .execute(params![id, micros(now), STEP])?;
+    let packs = c
+        .prepare_cached(
+            "UPDATE pack SET upload = NULL, state = CASE WHEN state IN (0, 1) THEN 3 ELSE state END
+             WHERE id IN (SELECT id FROM pack WHERE upload = ?1 LIMIT ?2)",
+        )?
+        .execute(params![id, STEP])?;
+    if versions.max(packs) >= STEP as usize {
+        return Ok(true);
+    }
+    c.prepare_cached("DELETE FROM lease WHERE id = ?1")?.execute([id])?;
+    Ok(false)
+}
+
+/// Empties detached directories by one step, but those that are being built; whether there may be more.
+///
+/// # Errors
+/// [`super::CatalogError`].
+pub fn empty_detached(c: &Connection, retention: Duration, building: &HashSet<i64>) -> CatalogResult<bool> {
+    let mut left = STEP;
+    while left > 0 {
+        let Some(touched) = empty_one(c, retention, building, left)? else { return Ok(false) };
+        left -= touched;
     }
     Ok(true)
 }
 
-fn empty_one(c: &Connection, retention: Duration) -> CatalogResult<bool> {
-    let found: Option<(i64, i64)> = c
-        .prepare_cached("SELECT id, detached_at FROM entry WHERE detached_at IS NOT NULL LIMIT 1")?
-        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    let Some((dir, detached)) = found else { return Ok(false) };
+/// Takes so many entries out of a detached directory, or itself away when it is empty; gives how many rows it touched,
+/// or nothing when there is none.
+fn empty_one(c: &Connection, retention: Duration, building: &HashSet<i64>, most: i64) -> CatalogResult<Option<i64>> {
+    let mut detached = c.prepare_cached("SELECT id, detached_at FROM entry WHERE detached_at IS NOT NULL")?;
+    let mut rows = detached.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let found: Option<(i64, i64)> =
+        rows.find(|row| row.as_ref().map_or(true, |(id, _)| !building.contains(id))).transpose()?;
+    drop(rows);
+    let Some((dir, detached)) = found else { return Ok(None) };
     let expires = time(detached).checked_add(retention).unwrap_or(Timestamp::MAX);
     let mut statement = c.prepare_cached("SELECT id, version_id FROM entry WHERE parent_id = ?1 LIMIT ?2")?;
     let children: Vec<(i64, Option<i64>)> =
-        statement.query_map([dir, STEP], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+        statement.query_map([dir, most], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
     for (child, version) in &children {
         match version {
             Some(version) => {
@@ -74,7 +106,7 @@ fn empty_one(c: &Connection, retention: Duration) -> CatalogResult<bool> {
             expire_unlinked(c, version, expires)?;
         }
     }
-    Ok(true)
+    Ok(Some(signed(children.len() as u64).max(1)))
 }
 
 /// Releases versions whose time is over by one step; whether there may be more. Versions that somebody reads stay.
@@ -122,6 +154,93 @@ fn release(c: &Connection, version: i64) -> CatalogResult<i64> {
     }
     Ok(gone)
 }
+
+/// What a sweep would release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Foreseen {
+    /// Chunks that nothing would refer to.
+    pub chunks: u64,
+    /// Packs that would be dropped.
+    pub packs: u64,
+    /// Bytes of those, and of what other packs would lose.
+    pub bytes: u64,
+}
+
+/// Works out what a sweep would release, without changing anything but tables of its own, which go with the caller's
+/// transaction.
+///
+/// # Errors
+/// [`super::CatalogError`].
+pub fn foresee(
+    c: &Connection,
+    retention: Duration,
+    until: Timestamp,
+    (reading, building): (&HashSet<i64>, &HashSet<i64>),
+) -> CatalogResult<Foreseen> {
+    c.execute_batch(FORESEE)?;
+    let mut insert = c.prepare("INSERT INTO temp.busy VALUES (?1)")?;
+    building.iter().try_for_each(|entry| insert.execute([entry]).map(drop))?;
+    let mut insert = c.prepare("INSERT INTO temp.read VALUES (?1)")?;
+    reading.iter().try_for_each(|version| insert.execute([version]).map(drop))?;
+    let retention = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
+    c.execute(HIDDEN, [])?;
+    c.execute(GONE, params![micros(until), micros(until).saturating_sub(retention)])?;
+    c.execute_batch(LOOSE)?;
+    let chunks: i64 = c.query_row("SELECT count(*) FROM temp.loose", [], |row| row.get(0))?;
+    let (packs, bytes): (i64, i64) = c.query_row(RELEASED, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(Foreseen { chunks: unsigned(chunks), packs: unsigned(packs), bytes: unsigned(bytes) })
+}
+
+/// Tables of [`foresee`]: trees under construction, versions that are read, detached entries, versions that would go,
+/// chunks that would be in none.
+const FORESEE: &str = "
+CREATE TEMP TABLE busy(id INTEGER PRIMARY KEY);
+CREATE TEMP TABLE read(id INTEGER PRIMARY KEY);
+CREATE TEMP TABLE hidden(version_id INTEGER NOT NULL, entry_id INTEGER NOT NULL, at INTEGER NOT NULL,
+    PRIMARY KEY (version_id, entry_id)) WITHOUT ROWID;
+CREATE TEMP TABLE gone(id INTEGER PRIMARY KEY);
+CREATE TEMP TABLE loose(id INTEGER PRIMARY KEY);
+";
+
+const HIDDEN: &str = "
+INSERT INTO temp.hidden
+WITH RECURSIVE below(id, version_id, at) AS (
+    SELECT id, version_id, detached_at FROM entry
+    WHERE detached_at IS NOT NULL AND id NOT IN (SELECT id FROM temp.busy)
+    UNION ALL SELECT e.id, e.version_id, b.at FROM entry e JOIN below b ON e.parent_id = b.id)
+SELECT version_id, id, at FROM below WHERE version_id IS NOT NULL";
+
+const GONE: &str = "
+INSERT INTO temp.gone
+SELECT id FROM (
+    SELECT id FROM version WHERE expires_at <= ?1
+    UNION
+    SELECT version_id FROM temp.hidden h GROUP BY version_id
+    HAVING max(at) <= ?2 AND count(*) = (SELECT count(*) FROM entry e WHERE e.version_id = h.version_id))
+WHERE id NOT IN (SELECT id FROM temp.read)";
+
+const LOOSE: &str = "
+INSERT INTO temp.loose
+SELECT chunk_id FROM loose_chunk
+UNION SELECT m.chunk_id FROM temp.gone g JOIN manifest m ON m.version_id = g.id;
+DELETE FROM temp.loose WHERE EXISTS (
+    SELECT 1 FROM manifest m WHERE m.chunk_id = loose.id AND m.version_id NOT IN (SELECT id FROM temp.gone));
+";
+
+/// Packs that would be dropped; their bytes and those that other packs would lose.
+const RELEASED: &str = "
+WITH touched(id, kept) AS (
+    SELECT p.id, sum(CASE WHEN EXISTS (
+        SELECT 1 FROM manifest m WHERE m.chunk_id = c.id AND m.version_id NOT IN (SELECT id FROM temp.gone))
+        THEN c.bytes ELSE 0 END)
+    FROM (SELECT DISTINCT r.pack_id id FROM temp.loose l JOIN replica r ON r.chunk_id = l.id) t
+    JOIN pack p ON p.id = t.id AND p.state = 2
+    JOIN replica r ON r.pack_id = p.id JOIN chunk c ON c.id = r.chunk_id
+    GROUP BY p.id),
+changed(bytes, kept) AS (
+    SELECT p.bytes, t.kept FROM touched t JOIN pack p ON p.id = t.id
+    UNION ALL SELECT bytes, 0 FROM pack INDEXED BY pack_dropping WHERE state = 3)
+SELECT coalesce(sum(kept = 0), 0), coalesce(sum(bytes - kept), 0) FROM changed";
 
 /// What one step over loose chunks found.
 #[derive(Debug, Default)]

@@ -1,5 +1,6 @@
-//! Leases of puts and reads: who is still at work, by a clock that never jumps. A put's lease is kept in the catalog and
-//! starts again with the coordinator; a read's is only in memory, since removed versions outlive it by their retention.
+//! Leases of puts, reads and copies: who is still at work, by a clock that never jumps. A put's lease is kept in the catalog and
+//! starts again with the coordinator; a read's is only in memory, since removed versions outlive it by their retention,
+//! and so is a copy's, which does not outlive its request.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -182,7 +183,7 @@ impl LeaseRow {
 /// # Errors
 /// [`Code::Replan`] when it has ended.
 pub(super) fn check_alive(c: &Connection, upload: UploadId) -> CatalogResult<()> {
-    if c.prepare_cached("SELECT 1 FROM lease WHERE id = ?1")?.exists([upload.as_bytes()])? {
+    if c.prepare_cached("SELECT 1 FROM lease WHERE id = ?1 AND ended_at IS NULL")?.exists([upload.as_bytes()])? {
         return Ok(());
     }
     Err(ended().into())
@@ -194,8 +195,9 @@ pub(super) fn ended() -> ApiError {
 }
 
 fn all(c: &Connection) -> CatalogResult<Vec<LeaseRow>> {
-    let mut statement =
-        c.prepare("SELECT id, user_id, vault_id, replicas, public, machine, epoch, created_at FROM lease")?;
+    let mut statement = c.prepare(
+        "SELECT id, user_id, vault_id, replicas, public, machine, epoch, created_at FROM lease WHERE ended_at IS NULL",
+    )?;
     let rows = statement.query_map([], |row| {
         let id: Vec<u8> = row.get(0)?;
         Ok((id, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?))
@@ -222,36 +224,62 @@ fn all(c: &Connection) -> CatalogResult<Vec<LeaseRow>> {
 pub(super) struct Read {
     pub user: i64,
     pub machine: String,
-    pub versions: HashSet<i64>,
+    versions: Box<[i64]>,
     touched: Mutex<Instant>,
+}
+
+impl Read {
+    pub(super) fn has(&self, version: i64) -> bool {
+        self.versions.contains(&version)
+    }
+
+    fn silent(&self) -> Duration {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
 }
 
 /// All open reads.
 #[derive(Debug, Default)]
 pub(super) struct Reads(Mutex<HashMap<UploadId, Arc<Read>>>);
 
+/// Why no read can be opened.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Full {
+    /// The user has too many.
+    User,
+    /// All users together have too many.
+    All,
+}
+
 impl Reads {
     /// The most reads that may be open at once.
-    const MOST: usize = 10_000;
+    pub(super) const MOST: usize = 4096;
+    /// The most reads that one user may have open at once.
+    pub(super) const MOST_OF_USER: usize = 256;
     /// How long a read lives after its last sign of life.
     pub(super) const LIFE: Duration = Duration::from_secs(900);
+    /// How long a read lives where another one needs its place: three signs of life were missed.
+    const LIFE_IN_NEED: Duration = Duration::from_secs(180);
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<UploadId, Arc<Read>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a read; nothing when too many are open.
-    pub(super) fn open(&self, id: UploadId, read: OpenedRead) -> Option<()> {
+    /// Opens a read. Where there are too many already, the one that was silent longest makes room, if it seems dead.
+    pub(super) fn open(&self, id: UploadId, read: OpenedRead) -> Result<(), Full> {
         let mut reads = self.lock();
-        let alive = |read: &Arc<Read>| read.touched.lock().is_ok_and(|at| at.elapsed() < Self::LIFE);
-        reads.retain(|_, read| alive(read));
-        if reads.len() >= Self::MOST {
-            return None;
-        }
+        reads.retain(|_, read| read.silent() < Self::LIFE);
         let OpenedRead { user, machine, versions } = read;
+        let of_user = reads.values().filter(|read| read.user == user).count();
+        if of_user >= Self::MOST_OF_USER && !make_room(&mut reads, |read| read.user == user) {
+            return Err(Full::User);
+        }
+        if reads.len() >= Self::MOST && !make_room(&mut reads, |_| true) {
+            return Err(Full::All);
+        }
         let touched = Mutex::new(Instant::now());
         reads.insert(id, Arc::new(Read { user, machine, versions, touched }));
-        Some(())
+        Ok(())
     }
 
     /// The open read, whose life begins anew.
@@ -270,8 +298,17 @@ impl Reads {
     /// All versions that somebody is reading.
     pub(super) fn versions(&self) -> HashSet<i64> {
         let mut reads = self.lock();
-        reads.retain(|_, read| read.touched.lock().is_ok_and(|at| at.elapsed() < Self::LIFE));
+        reads.retain(|_, read| read.silent() < Self::LIFE);
         reads.values().flat_map(|read| read.versions.iter().copied()).collect()
+    }
+}
+
+/// Ends the longest silent of some reads, if it seems dead.
+fn make_room(reads: &mut HashMap<UploadId, Arc<Read>>, which: impl Fn(&Read) -> bool) -> bool {
+    let some = reads.iter().filter(|(_, read)| which(read)).map(|(id, read)| (read.silent(), *id));
+    match some.max() {
+        Some((silent, id)) if silent >= Reads::LIFE_IN_NEED => reads.remove(&id).is_some(),
+        _ => false,
     }
 }
 
@@ -280,5 +317,37 @@ impl Reads {
 pub(super) struct OpenedRead {
     pub user: i64,
     pub machine: String,
-    pub versions: HashSet<i64>,
+    pub versions: Box<[i64]>,
+}
+
+/// Trees that are being built out of sight, by their roots: the sweeper leaves them alone.
+#[derive(Debug, Default)]
+pub(super) struct Building(Mutex<HashSet<i64>>);
+
+/// One such tree. When this is dropped, what has not become visible is to be swept.
+#[derive(Debug)]
+pub(super) struct Site {
+    building: Arc<Building>,
+    root: i64,
+}
+
+impl Building {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<i64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn enter(self: Arc<Self>, root: i64) -> Site {
+        self.lock().insert(root);
+        Site { building: self, root }
+    }
+
+    pub(super) fn roots(&self) -> HashSet<i64> {
+        self.lock().clone()
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.building.lock().remove(&self.root);
+    }
 }

@@ -10,6 +10,7 @@ mod health;
 mod judge;
 pub mod keys;
 mod leases;
+mod names;
 mod reads;
 pub mod registry;
 pub mod relay;
@@ -35,7 +36,7 @@ use crate::id::{NodeId, PackId, PoolId};
 use crate::node::{GrantToken, NodeError, SharedNode};
 use crate::seam::Seam;
 use keys::{KeyError, Keys, NodeSecret};
-use leases::{Leases, Reads};
+use leases::{Building, Leases, Reads};
 use registry::{Member, Registry};
 pub use session::LocalSession;
 pub use sweep::Until;
@@ -151,6 +152,7 @@ pub struct Coordinator {
     connect: Arc<dyn Connect>,
     leases: Leases,
     reads: Arc<Reads>,
+    building: Arc<Building>,
     /// How many users there are.
     users: AtomicU64,
     /// Names this machine and its start.
@@ -214,6 +216,7 @@ impl Coordinator {
             connect,
             leases,
             reads: Arc::default(),
+            building: Arc::default(),
             users: AtomicU64::new(users),
             machine,
             repair_wanted: Notify::new(),

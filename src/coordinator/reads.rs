@@ -1,9 +1,9 @@
 //! Get, the coordinator's side: what a file is made of and where to fetch it, best copy first.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use super::Coordinator;
-use super::leases::OpenedRead;
+use super::leases::{Full, OpenedRead, Reads};
 use super::registry::View;
 use super::uploads::MAX_MACHINE_BYTES;
 use crate::api::{
@@ -45,12 +45,10 @@ impl Coordinator {
                 Ok(opened)
             })
             .await?;
-        let versions: HashSet<i64> = opened.iter().flatten().map(|file| file.version.0).collect();
+        let versions = opened.iter().flatten().map(|file| file.version.0).collect();
         let read = UploadId::from_bytes(self.seam.bytes());
         let opened_read = OpenedRead { user: user.id, machine, versions };
-        self.reads
-            .open(read, opened_read)
-            .ok_or_else(|| ApiError::new(Code::Busy, "too many files are open for reading").hint("try again later"))?;
+        self.reads.open(read, opened_read).map_err(|full| too_many(&full, &user.name))?;
         let files = self.still_there(vault, opened).await?;
         Ok(ReadSession { read, renew_seconds: 60, keys, files })
     }
@@ -89,7 +87,7 @@ impl Coordinator {
             ));
         }
         let open = self.reads.get(read, user.id).ok_or_else(|| ApiError::new(Code::Replan, "this read has ended"))?;
-        if request.spans.iter().any(|span| !open.versions.contains(&span.version.0)) {
+        if request.spans.iter().any(|span| !open.has(span.version.0)) {
             return Err(ApiError::new(Code::NotAllowed, "this version is not open in this read"));
         }
         let spans = self
@@ -156,19 +154,7 @@ impl Coordinator {
             return Ok(());
         };
         let (chunk, root, node, vault) = (report.chunk, report.at.pack, member.row.row, user.vault);
-        let found = self
-            .read(move |c| {
-                for vault in [vault, 0] {
-                    let Some(row) = chunks::known(c, vault, &chunk)? else { continue };
-                    let copies = chunks::copies(c, row, None)?;
-                    if let Some(copy) = copies.into_iter().find(|copy| copy.root == root && copy.node == node) {
-                        let held = packs::chunks(c, copy.pack)?.into_iter().find(|held| held.row == row);
-                        return Ok(held.map(|held| (copy.pack, held)));
-                    }
-                }
-                Ok(None)
-            })
-            .await?;
+        let found = self.read(move |c| chunks::copy_in(c, vault, &chunk, &root, node)).await?;
         let Some((pack, held)) = found else { return Ok(()) };
         let at = ChunkAt { chunk, bytes: held.entry.bytes, pack: root };
         match member.node.read_chunk(&at, None, None).await {
@@ -187,6 +173,14 @@ impl Coordinator {
             },
         }
     }
+}
+
+fn too_many(full: &Full, user: &str) -> ApiError {
+    let what = match full {
+        Full::User => format!("{user} has {} reads under way, as many as a user may have", Reads::MOST_OF_USER),
+        Full::All => format!("{} reads are under way, as many as there may be", Reads::MOST),
+    };
+    ApiError::new(Code::Temporary, what).hint("let some of them end, or try again in a few minutes")
 }
 
 fn open_file(c: &rusqlite::Connection, vault: i64, found: files::Found) -> Result<OpenFile, ApiError> {

@@ -166,11 +166,11 @@ impl Coordinator {
         }
         let orphans = found.orphans.clone();
         self.write(move |c| orphans.iter().try_for_each(|root| packs::drop_again(c, root))).await?;
-        self.note_copies(&found.short).await
+        self.note_copies(&found.short, micros(found.began)).await
     }
 
     /// Writes down what listings show of copies, in small steps: first what was short before, then what is short now.
-    async fn note_copies(&self, short: &[(i64, u32)]) -> ApiResult<()> {
+    async fn note_copies(&self, short: &[(i64, u32)], began: i64) -> ApiResult<()> {
         let now = self.seam.now();
         let step = STEP as u32;
         let mut after = Some(0);
@@ -181,11 +181,7 @@ impl Coordinator {
             let some = some.to_vec();
             self.write(move |c| some.iter().try_for_each(|(chunk, good)| chunks::note_short(c, *chunk, *good))).await?;
         }
-        let mut after = Some(0);
-        while let Some(from) = after {
-            after = self.write(move |c| chunks::note_checked(c, from, step, now)).await?;
-        }
-        Ok(())
+        self.write(move |c| chunks::note_checked(c, began)).await
     }
 
     /// Does what was planned, for the most endangered chunks first.

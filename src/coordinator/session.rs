@@ -141,13 +141,11 @@ impl Api for LocalSession {
     }
 
     async fn rename(&self, from: &RemotePath, to: &RemotePath) -> ApiResult<Entry> {
-        let (vault, from, to, now) = (self.user.vault, from.clone(), to.clone(), self.coordinator.seam.now());
-        self.coordinator.write(move |c| files::rename(c, vault, &from, &to, now)).await
+        self.coordinator.rename(self.user.vault, from, to).await
     }
 
     async fn copy(&self, from: &RemotePath, to: &RemotePath) -> ApiResult<Entry> {
-        let (vault, from, to, now) = (self.user.vault, from.clone(), to.clone(), self.coordinator.seam.now());
-        self.coordinator.write(move |c| files::copy(c, vault, &from, &to, now)).await
+        self.coordinator.copy(self.user.vault, from, to).await
     }
 
     async fn remove(&self, path: &RemotePath, recursive: bool, dry_run: bool) -> ApiResult<Removed> {

@@ -32,8 +32,9 @@ impl Coordinator {
     /// Ends a put: what it did not commit is released by the next sweep.
     pub(super) async fn end_put(&self, upload: UploadId) -> ApiResult<()> {
         let now = self.seam.now();
-        self.write(move |c| sweep::end_upload(c, upload, now)).await?;
+        self.write(move |c| sweep::begin_end(c, upload, now)).await?;
         self.leases.remove(upload);
+        while self.write(move |c| sweep::end_upload(c, upload, now)).await? {}
         Ok(())
     }
 
@@ -43,14 +44,21 @@ impl Coordinator {
     /// The catalog's. A node that fails is left for the next sweep.
     pub async fn sweep(&self, until: Until) -> ApiResult<Swept> {
         let _alone = self.sweeping.lock().await;
-        for upload in self.leases.expired(self.policy.lease) {
+        let mut over = self.leases.expired(self.policy.lease);
+        over.extend(self.read(sweep::ending).await?);
+        for upload in over {
             self.end_put(upload).await?;
         }
         let (retention, end) = match until {
             Until::Retention => (self.policy.retention, self.seam.now()),
             Until::Now => (Duration::ZERO, jiff::Timestamp::MAX),
         };
-        while self.write(move |c| sweep::empty_detached(c, retention)).await? {}
+        loop {
+            let building = Arc::clone(&self.building);
+            if !self.write(move |c| sweep::empty_detached(c, retention, &building.roots())).await? {
+                break;
+            }
+        }
         loop {
             // Asked within the transaction: a read that opens later sees what it releases.
             let reads = Arc::clone(&self.reads);
@@ -150,38 +158,15 @@ impl Coordinator {
 }
 
 impl Coordinator {
-    /// What a sweep would release: the same steps on the catalog, taken back; no node is told anything.
+    /// What a sweep would release; nothing is changed, and no node is told anything.
     pub(super) async fn weigh_sweep(&self, now: bool) -> ApiResult<Swept> {
         let (retention, end) = match now {
             true => (Duration::ZERO, jiff::Timestamp::MAX),
             false => (self.policy.retention, self.seam.now()),
         };
-        let reading = self.reads.versions();
-        let weigh = move |c: &rusqlite::Connection| {
-            while sweep::empty_detached(c, retention)? {}
-            while sweep::release_versions(c, end, &reading)? {}
-            let mut swept = Swept::default();
-            let mut after = 0;
-            let mut holed = BTreeSet::new();
-            loop {
-                let found = sweep::settle_loose(c, after)?;
-                swept.chunks += found.chunks;
-                holed.extend(found.holed);
-                let Some(next) = found.next else { break };
-                after = next;
-            }
-            for pack in packs::dropping(c, PackId::new(0), u32::MAX)? {
-                swept.packs += 1;
-                swept.bytes += pack.bytes;
-            }
-            for id in holed {
-                let Some(pack) = packs::get(c, id)? else { continue };
-                let kept: Option<u64> =
-                    sweep::shrink(c, &pack)?.map(|needed| needed.iter().map(|held| held.entry.bytes).sum());
-                swept.bytes += kept.map_or(0, |kept| pack.bytes.saturating_sub(kept));
-            }
-            Ok(swept)
-        };
-        Ok(self.catalog.rehearse(weigh).await?)
+        let (reading, building) = (self.reads.versions(), self.building.roots());
+        let foresee = move |c: &rusqlite::Connection| sweep::foresee(c, retention, end, (&reading, &building));
+        let found = self.read(foresee).await?;
+        Ok(Swept { chunks: found.chunks, packs: found.packs, bytes: found.bytes, waiting: 0 })
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
 
 use super::judge::Depth;
 use super::leases::{Lease, LeaseRow, check_alive, ended};
@@ -17,7 +17,7 @@ use crate::api::{
     ApiError, ApiResult, BeginPut, ChunksPlanned, Code, MAX_FILES, MAX_PLAN_CHUNKS, PackPlan, PlanChunks, PutSession,
 };
 use crate::catalog::chunks::{self, Appended, Appending, Copy};
-use crate::catalog::packs::{self, NewPack, PackState};
+use crate::catalog::packs::{self, NewPack};
 use crate::catalog::users::User;
 use crate::catalog::{CatalogResult, micros};
 use crate::id::{PackId, PoolId, UploadId};
@@ -185,13 +185,13 @@ impl Coordinator {
     async fn prove_known(&self, lease: &Lease, request: &PlanChunks) -> ApiResult<()> {
         let vault = if lease.public { 0 } else { lease.vault };
         let digests: BTreeSet<_> =
-            request.files.iter().flat_map(|file| file.chunks.iter().map(|desc| desc.chunk)).collect();
+            request.files.iter().flat_map(|file| file.chunks.iter().map(|desc| (desc.chunk, desc.bytes))).collect();
         let fresh = self.times_since(self.ago(self.policy.fresh));
         let stale = self
             .read(move |c| {
                 let mut stale: BTreeMap<i64, BTreeSet<PackId>> = BTreeMap::new();
-                for chunk in &digests {
-                    let Some(row) = chunks::known(c, vault, chunk)? else { continue };
+                for (chunk, bytes) in &digests {
+                    let Some(row) = chunks::known(c, vault, chunk, *bytes)? else { continue };
                     let old = |copy: &Copy| copy.proved.is_none_or(|at| !fresh.contains(&at));
                     for copy in chunks::copies(c, row, None)?.into_iter().filter(old) {
                         stale.entry(copy.node).or_default().insert(copy.pack);
@@ -446,13 +446,21 @@ impl Filling {
 /// Packs of this put that were issued and not reported, all of whose chunks are among these: the answer that issued them
 /// was lost.
 fn unsent(c: &Connection, at: &Planning, chunks: &BTreeSet<i64>) -> CatalogResult<Vec<Issued>> {
-    let mut found = Vec::new();
-    if chunks.is_empty() {
-        return Ok(found);
+    let mut holding = c.prepare_cached(
+        "SELECT p.id FROM replica r JOIN pack p ON p.id = r.pack_id
+         WHERE r.chunk_id = ?1 AND p.upload = ?2 AND p.state = 0",
+    )?;
+    let mut ids = BTreeSet::new();
+    for chunk in chunks {
+        let rows = holding.query_map(params![chunk, at.at.upload.as_bytes()], |row| row.get::<_, i64>(0))?;
+        for id in rows {
+            ids.insert(id?);
+        }
     }
-    for pack in packs::of_upload(c, at.at.upload)? {
-        let held = packs::chunks(c, pack.id)?;
-        if pack.state == PackState::Planned && held.iter().all(|held| chunks.contains(&held.row)) {
+    let mut found = Vec::new();
+    for id in ids.into_iter().filter_map(|id| u64::try_from(id).ok()) {
+        let Some(pack) = packs::get(c, PackId::new(id))? else { continue };
+        if packs::chunks(c, pack.id)?.iter().all(|held| chunks.contains(&held.row)) {
             found.push(Issued { node: pack.node, header: packs::header(c, at.pool, &pack)? });
         }
     }

@@ -7,6 +7,8 @@ mod calls;
 mod faults;
 mod health;
 mod hostile;
+mod hostile_rows;
+mod hostile_size;
 mod inputs;
 mod names;
 mod nodes;

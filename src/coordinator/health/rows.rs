@@ -2,8 +2,8 @@
 
 use rusqlite::{Connection, params};
 
-use crate::catalog::{CatalogResult, digest, unsigned};
-use crate::id::{ChunkId, PackId, PackRoot};
+use crate::catalog::{CatalogResult, chunk_entry, digest, unsigned};
+use crate::id::{PackId, PackRoot};
 use crate::pack::PackEntry;
 
 /// Chunks looked at in one question to the catalog.
@@ -46,7 +46,7 @@ pub(super) fn chunk_page(c: &Connection, after: i64) -> CatalogResult<Vec<ChunkS
     let mut page = Vec::new();
     for found in rows {
         let (row, vault, blob, bytes, target) = found?;
-        let entry = PackEntry { chunk: ChunkId::from_digest(digest(&blob)?), bytes: unsigned(bytes) };
+        let entry = chunk_entry(row, &blob, bytes)?;
         page.push(ChunkState { row, vault, entry, target, replicas: replicas(c, row)? });
     }
     Ok(page)
@@ -64,7 +64,7 @@ fn replicas(c: &Connection, chunk: i64) -> CatalogResult<Vec<ReplicaRow>> {
     })?;
     rows.map(|found| {
         let (node, pack, root, bad, proved) = found?;
-        let root = PackRoot::from_digest(digest(&root)?);
+        let root = PackRoot::from_digest(digest("pack", pack, &root)?);
         Ok(ReplicaRow { node, pack: PackId::new(unsigned(pack)), root, bad, proved })
     })
     .collect()
