@@ -48,6 +48,7 @@ pub async fn suite(node: &SharedNode, pool: PoolId, first: u64, permit: Permit<'
     a_pack_of_the_most_chunks(bench).await;
     a_chunk_in_two_packs(bench).await;
     a_smaller_pack_takes_the_place(bench).await;
+    nothing_comes_in_by_replacing(bench).await;
     writes_at_the_same_time(bench).await;
 }
 
@@ -157,6 +158,8 @@ pub async fn what_is_absent_is_said_to_be(bench: Bench<'_>) {
     assert!(matches!(whole.reason, NodeFailure::Absent(_)), "{whole}");
     let range = bench.node.read_chunk(&at(&pack, 0), Some(0..10), None).await.unwrap_err();
     assert!(matches!(range.reason, NodeFailure::Absent(_)), "{range}");
+    let protected = bench.node.protect_pack(pack.root(), pack.header().bytes()).await;
+    assert!(protected.is_err() && !bench.node.holds_pack(pack.root()).await.unwrap(), "nothing is there to protect");
     bench.node.drop_pack(pack.root()).await.unwrap();
     let smaller = PackHeader { entries: pack.header().entries[..1].to_vec(), ..pack.header().clone() };
     assert!(bench.node.replace_pack(pack.root(), &smaller).await.is_err(), "nothing is there to replace");
@@ -217,11 +220,31 @@ pub async fn a_smaller_pack_takes_the_place(bench: Bench<'_>) {
         assert!(bench.node.holds_pack(new.root()).await.unwrap());
         assert!(!bench.node.holds_pack(old.root()).await.unwrap());
         bench.holds_all(&new).await;
+        let listed = bench.packs().await;
+        assert!(listed.contains(&new.root()) && !listed.contains(&old.root()));
     }
     bench.node.replace_pack(new.root(), new.header()).await.unwrap();
     assert!(bench.node.holds_pack(new.root()).await.unwrap(), "a pack may take its own place");
     bench.node.drop_pack(new.root()).await.unwrap();
     assert!(!bench.packs().await.contains(&new.root()));
+}
+
+pub async fn nothing_comes_in_by_replacing(bench: Bench<'_>) {
+    let old = bench.pack(11, vec![bench.chunk(15, 800), bench.chunk(16, 801)]);
+    let other = bench.pack(12, vec![bench.chunk(17, 802)]);
+    bench.keep(&old).await;
+    bench.keep(&other).await;
+    // One chunk that the node has in another pack, and one that it has nowhere.
+    for (number, foreign) in [(13, other.chunks()[0].clone()), (14, bench.chunk(18, 803))] {
+        let new = bench.pack(number, vec![old.chunks()[0].clone(), foreign]);
+        assert!(bench.node.replace_pack(old.root(), new.header()).await.is_err(), "it was never in the old pack");
+        assert!(!bench.node.holds_pack(new.root()).await.unwrap());
+        assert!(bench.node.holds_pack(old.root()).await.unwrap(), "the old one stays");
+        bench.holds_all(&old).await;
+    }
+    for pack in [&old, &other] {
+        bench.node.drop_pack(pack.root()).await.unwrap();
+    }
 }
 
 pub async fn writes_at_the_same_time(bench: Bench<'_>) {

@@ -307,6 +307,10 @@ impl Node for MemoryNode {
             let done = state.packs.get(&root).is_some_and(|pack| pack.protected);
             return if done { Ok(()) } else { Err(self.fail(NodeFailure::Absent(old.to_string()))) };
         };
+        if let Some(entry) = new.entries.iter().find(|entry| !stored.header.entries.contains(entry)) {
+            let why = format!("nothing: {} was never in {old}", entry.chunk);
+            return Err(self.fail(NodeFailure::Answer(why)));
+        }
         let kept = |entry: &crate::pack::PackEntry| Some((entry.chunk, stored.chunks.get(&entry.chunk)?.clone()));
         let chunks = new.entries.iter().filter_map(kept).collect();
         state.packs.remove(&old);
