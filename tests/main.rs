@@ -19,9 +19,9 @@ mod exits;
 mod json;
 #[cfg(unix)]
 mod kubo_pool;
-mod kubo_unixfs;
 #[cfg(unix)]
 mod kubo_repair;
+mod kubo_unixfs;
 #[cfg(unix)]
 mod lifecycle;
 #[cfg(target_os = "linux")]

@@ -569,15 +569,14 @@ pub fn remove(c: &Connection, vault: i64, path: &RemotePath, recursive: bool, at
     Ok(())
 }
 
-/// Visible files and their plaintext bytes, in one vault or in all.
+/// Files and their plaintext bytes, in one vault or in all; with those of removed directories until they are emptied.
 ///
 /// # Errors
 /// [`CatalogError`].
 pub fn totals(c: &Connection, vault: Option<i64>) -> CatalogResult<(u64, u64)> {
     let found: (i64, i64) = c
         .prepare_cached(
-            "SELECT count(*), coalesce(sum(v.size), 0) FROM entry e JOIN version v ON v.id = e.version_id
-             WHERE ?1 IS NULL OR e.vault_id = ?1",
+            "SELECT coalesce(sum(files), 0), coalesce(sum(bytes), 0) FROM vault WHERE ?1 IS NULL OR id = ?1",
         )?
         .query_row([vault], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok((unsigned(found.0), unsigned(found.1)))

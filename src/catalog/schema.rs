@@ -217,16 +217,39 @@ CREATE TABLE loose_chunk(chunk_id INTEGER PRIMARY KEY) STRICT;
 ";
 
 const V2: &str = "
--- How many entries a vault has, with those that are on their way out; how often one was made; how often one was moved.
+-- How many entries a vault has, with those that are on their way out; how many of them are files, and their bytes; how
+-- often one was made; how often one was moved.
 ALTER TABLE vault ADD COLUMN entries INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE vault ADD COLUMN files INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE vault ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE vault ADD COLUMN made INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE vault ADD COLUMN moved INTEGER NOT NULL DEFAULT 0;
-UPDATE vault SET entries = (SELECT count(*) FROM entry WHERE vault_id = vault.id);
+UPDATE vault SET (entries, files, bytes) =
+    (SELECT count(*), count(e.version_id), coalesce(sum(v.size), 0) FROM entry e LEFT JOIN version v ON v.id = e.version_id
+     WHERE e.vault_id = vault.id);
 CREATE TRIGGER entry_made AFTER INSERT ON entry BEGIN
     UPDATE vault SET entries = entries + 1, made = made + 1 WHERE id = new.vault_id;
 END;
 CREATE TRIGGER entry_gone AFTER DELETE ON entry BEGIN
     UPDATE vault SET entries = entries - 1 WHERE id = old.vault_id;
+END;
+CREATE TRIGGER file_made AFTER INSERT ON entry WHEN new.version_id IS NOT NULL BEGIN
+    UPDATE vault SET files = files + 1, bytes = bytes + (SELECT size FROM version WHERE id = new.version_id)
+    WHERE id = new.vault_id;
+END;
+CREATE TRIGGER file_gone AFTER DELETE ON entry WHEN old.version_id IS NOT NULL BEGIN
+    UPDATE vault SET files = files - 1, bytes = bytes - (SELECT size FROM version WHERE id = old.version_id)
+    WHERE id = old.vault_id;
+END;
+CREATE TRIGGER file_replaced AFTER UPDATE OF version_id ON entry BEGIN
+    UPDATE vault SET files = files + (new.version_id IS NOT NULL) - (old.version_id IS NOT NULL),
+        bytes = bytes + coalesce((SELECT size FROM version WHERE id = new.version_id), 0)
+            - coalesce((SELECT size FROM version WHERE id = old.version_id), 0)
+    WHERE id = new.vault_id;
+END;
+CREATE TRIGGER file_sized AFTER UPDATE OF size ON version WHEN new.size <> old.size BEGIN
+    UPDATE vault SET bytes = bytes + (new.size - old.size) * (SELECT count(*) FROM entry WHERE version_id = new.id)
+    WHERE id = new.vault_id;
 END;
 CREATE TRIGGER entry_moved AFTER UPDATE OF parent_id, name ON entry
     WHEN old.parent_id IS NOT NULL AND new.parent_id IS NOT NULL BEGIN

@@ -143,6 +143,11 @@ async fn names_behave_like_a_map() {
                 assert_eq!(names.pool.admin.get(&name).await, *content);
             }
         }
+        let session = &names.pool.admin.session;
+        bytenode::admin::Admin::gc(&**session, true, false).await.unwrap();
+        let status = bytenode::admin::Admin::status(&**session).await.unwrap();
+        let files: Vec<usize> = names.model.values().flatten().map(Vec::len).collect();
+        assert_eq!((status.files, status.bytes), (files.len() as u64, files.iter().sum::<usize>() as u64));
     }
 }
 
