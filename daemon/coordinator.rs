@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 use super::connect::HttpConnect;
 use super::relay::{RelayLimits, routes};
-use super::server::{ServerLimits, serve_with};
+use super::server::{ServerLimits, serve};
 use crate::catalog::Catalog;
 use crate::coordinator::keys::{Keys, check_mode, write_secret};
 use crate::coordinator::{Coordinator, Parts, Policy, Until};
@@ -67,9 +67,9 @@ pub async fn run(
     workers.push(greeting);
     let gate = Arc::new(Arc::clone(&coordinator));
     let relay = routes(Arc::clone(&coordinator) as Arc<_>, RelayLimits::default());
-    let served = serve_with(listener, gate, relay, allowed, shutdown).await;
+    serve(listener, gate, relay, allowed, shutdown).await;
     workers.iter().for_each(tokio::task::JoinHandle::abort);
-    Ok(served?)
+    Ok(())
 }
 
 async fn start(options: CoordinatorOptions, seam: &Seam) -> Result<Arc<Coordinator>> {

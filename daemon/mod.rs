@@ -1,5 +1,6 @@
 //! What serves: HTTP faces and their servers. Everything here is behind the feature `daemon`.
 
+mod accept;
 pub mod config;
 pub mod connect;
 pub mod coordinator;

@@ -4,12 +4,10 @@
 //! has everything that a stranger can make grow. No CORS: no browser on another site may read an answer. Logs name
 //! requests and routes, never tokens, bodies or people's paths.
 
-mod stall;
 #[cfg(test)]
 mod tests;
 
 use std::future::Future;
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,14 +19,11 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, get, on};
 use http_body_util::BodyExt;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument;
 
+use super::accept::{ConnectionLimits, accept};
 use super::openapi;
 use super::problem::Refusal;
 use super::routes::{self, Duty, Incoming, Route};
@@ -36,7 +31,6 @@ use crate::admin::{Gate, Session};
 use crate::api::{ApiError, Code};
 use crate::client::wire;
 use crate::seam::Seam;
-use stall::Guarded;
 
 /// The most bytes of a token that are looked at.
 const MAX_TOKEN_BYTES: usize = 512;
@@ -44,8 +38,6 @@ const MAX_TOKEN_BYTES: usize = 512;
 const MAX_HEAD_BYTES: usize = 64 << 10;
 /// How long a probe may take.
 const PROBE: Duration = Duration::from_secs(5);
-/// The pause after a connection could not be accepted, as when file descriptors run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the server allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,52 +81,24 @@ impl Default for ServerLimits {
     }
 }
 
-/// Serves until `shutdown` ends, then lets requests under way finish for at most [`ServerLimits::stop`].
-///
-/// # Errors
-/// None at present: what goes wrong with one connection ends that connection only.
+/// Serves until `shutdown` ends, then lets requests under way finish for at most [`ServerLimits::stop`]. The `further`
+/// routes (the relay's) see to their own authority and limits. What goes wrong with one connection ends that one only.
 pub async fn serve(
-    listener: TcpListener,
-    gate: Arc<dyn Gate>,
-    limits: ServerLimits,
-    shutdown: impl Future<Output = ()> + Send,
-) -> io::Result<()> {
-    serve_with(listener, gate, Router::new(), limits, shutdown).await
-}
-
-/// As [`serve`], with further routes (the relay's) that see to their own authority and limits.
-///
-/// # Errors
-/// As [`serve`].
-pub async fn serve_with(
     listener: TcpListener,
     gate: Arc<dyn Gate>,
     further: Router,
     limits: ServerLimits,
     shutdown: impl Future<Output = ()> + Send,
-) -> io::Result<()> {
+) {
     let shared = Arc::new(Shared::new(gate, limits));
     let app = app(&shared, routes::table(), further);
-    let (stop, stopping) = watch::channel(());
-    let mut connections = JoinSet::new();
-    tokio::pin!(shutdown);
-    loop {
-        tokio::select! {
-            () = &mut shutdown => break,
-            Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            accepted = listener.accept(), if connections.len() < limits.connections => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(connection(stream, app.clone(), limits, stopping.clone()));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
-        }
-    }
-    drop((listener, stopping));
-    stop.send_replace(());
+    let allowed = ConnectionLimits {
+        connections: limits.connections,
+        head: limits.header,
+        progress: limits.progress,
+        buffer_bytes: MAX_HEAD_BYTES,
+    };
+    let mut connections = accept(listener, app, allowed, shutdown).await;
     let finished = async {
         while connections.join_next().await.is_some() {}
         shared.idle().await;
@@ -143,29 +107,6 @@ pub async fn serve_with(
         tracing::warn!("requests were still under way at the end of the time to stop");
     }
     connections.shutdown().await;
-    Ok(())
-}
-
-/// Serves one connection until it ends, or finishes its request once the server stops.
-async fn connection(stream: TcpStream, app: Router, limits: ServerLimits, mut stopping: watch::Receiver<()>) {
-    // Latency only; a connection without it works.
-    let _ = stream.set_nodelay(true);
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(Guarded::new(stream, limits.progress)), TowerToHyperService::new(app));
-    tokio::pin!(served);
-    let ended = tokio::select! {
-        ended = served.as_mut() => ended,
-        _ = stopping.changed() => {
-            served.as_mut().graceful_shutdown();
-            served.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
-    }
 }
 
 /// What all requests share.

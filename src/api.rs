@@ -37,6 +37,9 @@ pub const MAX_LOOKUP: usize = 4096;
 /// The most manifest entries in one [`ManifestPage`].
 pub const MAX_PAGE_CHUNKS: usize = 1024;
 
+/// The most bad copies in one [`Api::report_bad`].
+pub const MAX_REPORTS: usize = 256;
+
 /// The coordinator, as one signed-in user sees it.
 ///
 /// Every call is bounded by the coordinator-call limit. Calls that change something may be repeated after a lost

@@ -11,7 +11,7 @@ use bytenode::admin::{Gate, Session};
 use bytenode::api::{ApiError, ApiResult, Code, NodeAddress, NodeKind};
 use bytenode::coordinator::relay::Relay;
 use bytenode::daemon::relay::{RelayLimits, routes};
-use bytenode::daemon::server::{ServerLimits, serve_with};
+use bytenode::daemon::server::{ServerLimits, serve};
 use bytenode::grant::{Grant, PublicKey, SigningKey, Verb};
 use bytenode::id::{ChunkId, NodeId, PackId, PackRoot, PoolId};
 use bytenode::node::http::{Credential, HttpNode, HttpNodeOptions, Limits};
@@ -77,7 +77,7 @@ struct Stage {
     url: String,
     desk: Arc<Desk>,
     id: NodeId,
-    task: JoinHandle<std::io::Result<()>>,
+    task: JoinHandle<()>,
 }
 
 impl Drop for Stage {
@@ -101,7 +101,7 @@ impl Stage {
         let limits = RelayLimits { progress: Duration::from_millis(500), ..RelayLimits::default() };
         let further = routes(desk.clone(), limits);
         let gate = Arc::new(NoDoor);
-        let task = tokio::spawn(serve_with(listener, gate, further, ServerLimits::default(), std::future::pending()));
+        let task = tokio::spawn(serve(listener, gate, further, ServerLimits::default(), std::future::pending()));
         Self { url, desk, id, task }
     }
 

@@ -10,8 +10,6 @@ mod gateway;
 mod import;
 mod join;
 mod rpc;
-mod serve;
-mod socket;
 
 #[cfg(test)]
 mod tests;
@@ -26,12 +24,16 @@ use axum::Router;
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
+use super::accept::{ConnectionLimits, accept};
 use crate::node::builtin::disk::Disk;
 use crate::node::builtin::identity::{Identity, Reset};
 use crate::node::builtin::local_disk::LocalDisk;
 use crate::node::builtin::{Store, StoreLimits};
 use crate::seam::Seam;
 use face::{Face, SharedFace};
+
+/// The most of a request that is held before it is asked for, in bytes.
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// How to run a node.
 #[derive(Debug, Clone, Default)]
@@ -116,7 +118,17 @@ pub async fn run_on(
 ) -> anyhow::Result<()> {
     let seam = Seam::real();
     let face = seam.offload(move || open(disk, options, limits)).await?;
-    serve::serve(listener, routes(face), limits, shutdown).await;
+    let allowed = ConnectionLimits {
+        connections: limits.connections,
+        head: limits.head,
+        progress: limits.progress,
+        buffer_bytes: BUFFER_BYTES,
+    };
+    let mut open = accept(listener, routes(face), allowed, shutdown).await;
+    if tokio::time::timeout(limits.stop, async { while open.join_next().await.is_some() {} }).await.is_err() {
+        tracing::warn!(connections = open.len(), "requests under way are cut");
+        open.shutdown().await;
+    }
     Ok(())
 }
 

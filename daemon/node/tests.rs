@@ -1,6 +1,5 @@
 //! Tests of the node's HTTP face over real sockets.
 
-use std::future::poll_fn;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -404,25 +403,6 @@ async fn a_silent_connection_is_closed_and_a_stop_ends_it_all() {
     let address = node.address;
     node.stop().await;
     assert!(TcpStream::connect(address).await.is_err());
-}
-
-#[tokio::test]
-async fn a_client_that_does_not_read_is_cut() {
-    let (near, far) = {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (near, listener.accept().await.unwrap().0)
-    };
-    let mut limited = super::socket::LimitedStream::new(near, Duration::from_millis(100));
-    let block = vec![0; 1 << 20];
-    let error = loop {
-        let wrote = poll_fn(|cx| tokio::io::AsyncWrite::poll_write(std::pin::Pin::new(&mut limited), cx, &block)).await;
-        if let Err(error) = wrote {
-            break error;
-        }
-    };
-    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
-    drop(far);
 }
 
 #[tokio::test]

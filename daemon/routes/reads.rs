@@ -4,7 +4,7 @@ use axum::http::Method;
 
 use super::input::{At, Body, Check, at_most, short};
 use super::{Caller, Done, Json, Route, route};
-use crate::api::{ApiError, Code, MAX_FILES, MAX_PAGE_CHUNKS, OpenRead, ReadChunks};
+use crate::api::{ApiError, Code, MAX_FILES, MAX_PAGE_CHUNKS, MAX_REPORTS, OpenRead, ReadChunks};
 use crate::client::wire::BadCopies;
 use crate::id::UploadId;
 
@@ -35,7 +35,7 @@ impl Check for ReadChunks {
 
 impl Check for BadCopies {
     fn check(&self) -> Result<(), ApiError> {
-        at_most(self.reports.len(), MAX_FILES, "reports")?;
+        at_most(self.reports.len(), MAX_REPORTS, "reports")?;
         self.reports.iter().try_for_each(|report| short(&report.message, "a report's message"))
     }
 }

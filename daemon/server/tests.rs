@@ -27,7 +27,7 @@ struct Served {
     address: SocketAddr,
     script: Arc<Script>,
     stop: Option<oneshot::Sender<()>>,
-    task: JoinHandle<std::io::Result<()>>,
+    task: JoinHandle<()>,
 }
 
 impl Served {
@@ -37,7 +37,7 @@ impl Served {
         let script = Arc::new(Script::default());
         let gate: Arc<dyn crate::admin::Gate> = Arc::new(script::Door(script.clone()));
         let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(serve(listener, gate, limits, async { drop(stopped.await) }));
+        let task = tokio::spawn(serve(listener, gate, axum::Router::new(), limits, async { drop(stopped.await) }));
         Self { address, script, stop: Some(stop), task }
     }
 

@@ -7,17 +7,14 @@ use super::leases::{Full, OpenedRead, Reads};
 use super::registry::View;
 use super::uploads::MAX_MACHINE_BYTES;
 use crate::api::{
-    ApiError, ApiResult, BadCopy, Code, CopyAt, Kind, MAX_FILES, MAX_PAGE_CHUNKS, ManifestChunk, ManifestPage,
-    ManifestSpan, OpenFile, OpenRead, ReadChunks, ReadGrant, ReadSession,
+    ApiError, ApiResult, BadCopy, Code, CopyAt, Kind, MAX_FILES, MAX_PAGE_CHUNKS, MAX_REPORTS, ManifestChunk,
+    ManifestPage, ManifestSpan, OpenFile, OpenRead, ReadChunks, ReadGrant, ReadSession,
 };
 use crate::catalog::chunks::{self, Copy, ManifestRow};
 use crate::catalog::users::User;
 use crate::catalog::{files, packs};
 use crate::id::{ChunkId, UploadId};
 use crate::node::{ChunkAt, NodeFailure};
-
-/// The most bad copies in one report.
-const MAX_REPORTS: usize = 256;
 
 /// A span's rows with their copies, as the catalog gave them.
 type SpanRows = (Vec<(ManifestRow, Vec<Copy>)>, Vec<(u64, crate::api::Blob)>);

@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::api::{
-    ApiError, ApiResult, BadCopy, Blob, Code, CopyAt, MAX_PAGE_CHUNKS, ManifestChunk, ManifestPage, ManifestSpan,
-    NodeAddress, OpenFile, Part, ReadChunks, ReadSession,
+    ApiError, ApiResult, BadCopy, Blob, Code, CopyAt, MAX_PAGE_CHUNKS, MAX_REPORTS, ManifestChunk, ManifestPage,
+    ManifestSpan, NodeAddress, OpenFile, Part, ReadChunks, ReadSession,
 };
 use crate::id::NodeId;
 use crate::monitor::Event;
@@ -25,8 +25,6 @@ use crate::seam::Seam;
 const AT_ONCE: usize = 16;
 /// Chunks of one file asked for in one question to the coordinator.
 const PAGE: u64 = 256;
-/// Bad copies that are reported, at most.
-const MAX_REPORTS: usize = 256;
 
 /// Consecutive data chunks of a file.
 #[derive(Debug, Clone, Copy)]

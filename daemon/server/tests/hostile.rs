@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::script::TOKEN;
 use super::{Reply, Served, ServerLimits, read_reply};
-use crate::api::MAX_LOOKUP;
+use crate::api::{Api, Code, MAX_LOOKUP, MAX_REPORTS};
 
 fn head(line: &str, headers: &str) -> String {
     format!("{line} HTTP/1.1\r\nHost: h\r\nConnection: close\r\nAuthorization: Bearer {TOKEN}\r\n{headers}\r\n")
@@ -271,4 +271,14 @@ async fn a_call_that_panics_or_hangs_ends_as_a_problem() {
     assert_eq!((reply.status, reply.problem().as_str()), (503, "temporary"));
     assert!(reply.head.contains("retry-after: "));
     assert_eq!(served.request("GET /api/v1/whoami", "").await.status, 200, "the server goes on");
+}
+
+/// The route took four times as many reports as the coordinator, which then refused them all.
+#[tokio::test]
+async fn a_report_has_one_limit() {
+    let served = Served::usual().await;
+    let client = served.client();
+    let one = super::fixture::bad_copies().remove(0);
+    let refused = client.report_bad(&vec![one; MAX_REPORTS + 1]).await.unwrap_err();
+    assert_eq!((refused.code, served.script.take_calls()), (Code::Usage, Vec::new()));
 }
