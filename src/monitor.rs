@@ -20,7 +20,7 @@ pub enum Event {
     Read(u64),
     /// Bytes reached a node, every copy counted.
     Sent(u64),
-    /// Plaintext bytes whose copies have all been proved.
+    /// Plaintext bytes whose copies have all been proved now; never those of [`Event::Here`].
     Verified(u64),
     /// Plaintext bytes that the nodes held already.
     Here(u64),

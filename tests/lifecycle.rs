@@ -139,6 +139,22 @@ fn a_reader_that_leaves_is_no_error() {
 }
 
 #[test]
+fn a_data_directory_cannot_move_the_cursor() {
+    let user = Cluster::none();
+    // Right-to-left override: unlike escape sequences, nothing on the way to a pipe strips it.
+    let data = user.work().join("a\u{1b}[2J\u{202e}b");
+    for ran in [
+        user.ok(&["up", "--nodes", "1", "--data", data.to_str().unwrap()]),
+        user.ok(&["-v", "up"]),
+        user.ok(&["down"]),
+        user.ok(&["--yes", "down", "--delete-data"]),
+    ] {
+        let control = |text: &str| text.chars().any(|c| (c.is_control() && c != '\n') || c == '\u{202e}');
+        assert!(!control(&ran.text()) && !control(&ran.stderr), "{}{}", ran.text(), ran.stderr);
+    }
+}
+
+#[test]
 fn names_cannot_move_the_cursor() {
     let user = Cluster::up(1);
     let name = "a\u{1b}[2J\nb\u{7f}\u{9b}c";

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytenode::admin::{FindingKind, HealthRequest, Session};
-use bytenode::api::Code;
+use bytenode::api::{Code, Entry};
 use serde::Serialize;
 
 use crate::args::{examples, exits};
@@ -19,7 +19,7 @@ use crate::error::{Exit, Failure, Outcome};
 use crate::pool::Ground;
 use crate::pool::process::{Bond, Launched};
 use crate::session;
-use crate::ui::text::{plural, size};
+use crate::ui::text::{escaped, plural, shown, size};
 
 /// Bytes of the file made on the spot.
 const BYTES: u64 = 64 << 20;
@@ -92,7 +92,7 @@ pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
     if args.file.is_none() {
         make(ctx, &file)?;
     }
-    say(ctx, &format!("A throwaway pool in {}:", home.path().display()));
+    say(ctx, &format!("A throwaway pool in {}:", shown(home.path())));
     let (stage, session) = build(home, args.nodes).await.map_err(|mut failure| {
         // The log that it points to goes with the rest.
         failure.hint = None;
@@ -121,11 +121,12 @@ async fn story(ctx: &Ctx, mut stage: Stage, file: &Path, bytes: u64) -> Outcome<
     let quiet = told_quietly(ctx);
     let name = file.file_name().and_then(|name| name.to_str()).unwrap_or("file").to_owned();
     let remote = format!("bn:/{name}");
-    say(ctx, &format!("\n$ bytenode put {name} bn:/"));
+    let (name_shown, remote_shown) = (escaped(&name), escaped(&remote));
+    say(ctx, &format!("\n$ bytenode put {name_shown} bn:/"));
     let begun = Instant::now();
     step(ctx, "put", put::run(&quiet, &put::Args::of(file, "bn:/")).await?)?;
     rate(ctx, "stored, every copy proved", bytes, begun);
-    say(ctx, &format!("\n$ bytenode stat {remote}"));
+    say(ctx, &format!("\n$ bytenode stat {remote_shown}"));
     step(ctx, "stat", stat::run(&quiet, &stat::Args::of(&remote)).await?)?;
 
     let mut killed = Vec::new();
@@ -139,7 +140,7 @@ async fn story(ctx: &Ctx, mut stage: Stage, file: &Path, bytes: u64) -> Outcome<
     say(ctx, &format!("\nkilled {}", killed.join(" and ")));
 
     let back = stage.home.path().join("back.bin");
-    say(ctx, &format!("\n$ bytenode get {remote} back.bin"));
+    say(ctx, &format!("\n$ bytenode get {remote_shown} back.bin"));
     let begun = Instant::now();
     step(ctx, "get", get::run(&quiet, &get::Args::of(&remote, &back)).await?)?;
     rate(ctx, "fetched from the nodes that are left", bytes, begun);
@@ -151,15 +152,28 @@ async fn story(ctx: &Ctx, mut stage: Stage, file: &Path, bytes: u64) -> Outcome<
     let exit = health::run(&quiet, &health::Args::now()).await?;
     let left = ctx.session()?.health(&HealthRequest { dry_run: true, now: true, read: false }).await?;
     let whole = left.findings.iter().all(|finding| finding.kind == FindingKind::Offline);
-    step(ctx, "repair", if whole { Exit::Done } else { exit })?;
+    step(ctx, "repair", verdict(whole, exit))?;
     say(ctx, &format!("repaired in {:.1} s, by copying from the nodes that are left", begun.elapsed().as_secs_f64()));
-    say(ctx, &format!("\n$ bytenode stat {remote}"));
+    say(ctx, &format!("\n$ bytenode stat {remote_shown}"));
     step(ctx, "stat", stat::run(&quiet, &stat::Args::of(&remote)).await?)?;
     let entry =
         ctx.session()?.stat(&remote.parse().map_err(|error: bytenode::path::PathError| Failure::from(error))?).await?;
-    let whole = entry.copies_min.is_none_or(|copies| copies >= entry.copies_target);
-    step(ctx, "copies", if whole { Exit::Done } else { Exit::BelowTarget })?;
+    step(ctx, "copies", verdict(has_its_copies(&entry), Exit::BelowTarget))?;
     Ok(stage)
+}
+
+/// Done if all is well; else the reason, which is never that it is done.
+fn verdict(well: bool, reason: Exit) -> Exit {
+    match (well, reason) {
+        (true, _) => Exit::Done,
+        (false, Exit::Done) => Exit::Problems,
+        (false, reason) => reason,
+    }
+}
+
+/// Whether a file is known to have the copies that it wants.
+fn has_its_copies(entry: &Entry) -> bool {
+    entry.copies_min.is_some_and(|copies| copies >= entry.copies_target)
 }
 
 /// With `--json`, the commands within must not print records of their own.
@@ -269,4 +283,38 @@ async fn build(home: tempfile::TempDir, nodes: u32) -> Outcome<(Stage, Arc<dyn S
         ground.join(&session, name, &node.process.url).await?;
     }
     Ok((stage, session))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytenode::api::Kind;
+
+    use super::*;
+
+    /// A file of which nobody knows the copies counted as one that has them, and a repair that left something to do
+    /// could end in "the demo failed at repair: done", or as done.
+    #[test]
+    fn what_is_not_known_to_be_well_is_a_failure() {
+        let entry = |copies_min| Entry {
+            path: "bn:/a".parse().unwrap(),
+            kind: Kind::File,
+            size: 1,
+            modified: jiff::Timestamp::UNIX_EPOCH,
+            executable: false,
+            sha256: None,
+            version: None,
+            chunks: 1,
+            copies_min,
+            copies_target: 3,
+            checked: None,
+            public: false,
+            spread: None,
+            cid: None,
+        };
+        assert!(has_its_copies(&entry(Some(3))));
+        assert!(!has_its_copies(&entry(Some(2))) && !has_its_copies(&entry(None)));
+        assert_eq!(verdict(true, Exit::Problems), Exit::Done);
+        assert_eq!(verdict(false, Exit::Done), Exit::Problems);
+        assert_eq!(verdict(false, Exit::BelowTarget), Exit::BelowTarget);
+    }
 }

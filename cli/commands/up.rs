@@ -15,7 +15,7 @@ use crate::pool::Ground;
 use crate::pool::process::{Bond, Process};
 use crate::pool::state::{Node, State, lock};
 use crate::session;
-use crate::ui::text::plural;
+use crate::ui::text::{plural, shown};
 
 /// Nodes unless told otherwise.
 const NODES: u32 = 5;
@@ -80,7 +80,7 @@ pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
     }
     let nodes = state.nodes.len() as u64;
     ctx.ui.note(&format!("The coordinator serves at {url}, with {}.", plural(nodes, "node")));
-    ctx.ui.note(&format!("Data: {}   Logs: {}", state.data.display(), ground.logs.display()));
+    ctx.ui.note(&format!("Data: {}   Logs: {}", shown(&state.data), shown(&ground.logs)));
     if nodes == 0 {
         ctx.ui.note("Next, add nodes that you have: bytenode admin node add URL");
     } else {
@@ -192,7 +192,7 @@ async fn forget_removed(ctx: &Ctx, session: &Arc<dyn Session>, state: &mut State
         ctx.ui.note(&format!(
             "note: {} was removed from the pool; what it kept is still in {}.",
             node.name,
-            dir.display()
+            shown(&dir)
         ));
     }
     state.save(&ctx.profile)

@@ -137,8 +137,7 @@ fn get(counter: &AtomicU64) -> u64 {
 }
 
 impl Progress {
-    /// Bytes that are where they must be. Never more than there are, though what was there already is counted twice
-    /// when its pack is proved.
+    /// Bytes that are where they must be. Never more than there are, though a file may grow while it is read.
     fn done(&self) -> u64 {
         let done = match self.way {
             Way::Put => get(&self.counts.verified) + get(&self.counts.here),

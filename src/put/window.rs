@@ -150,12 +150,12 @@ impl Full {
         let wanted: HashSet<ChunkId> =
             plan.packs.iter().flat_map(|pack| pack.entries.iter().map(|entry| entry.chunk)).collect();
         let descs = self.request.files.iter().flat_map(|file| &file.chunks);
-        let here = descs.filter(|desc| !wanted.contains(&desc.chunk)).map(|desc| desc.length).sum();
+        let here: u64 = descs.filter(|desc| !wanted.contains(&desc.chunk)).map(|desc| desc.length).sum();
         context.watch.event(Event::Here(here));
         let (chunks, rest): (HashMap<_, _>, HashMap<_, _>) =
             std::mem::take(&mut self.chunks).into_iter().partition(|(chunk, _)| wanted.contains(chunk));
         rest.into_values().for_each(|bytes| buffers.give(bytes));
-        Ok(Planned { plan, chunks, plain_bytes: self.plain_bytes, buffers: buffers.clone() })
+        Ok(Planned { plan, chunks, wanted_bytes: self.plain_bytes.saturating_sub(here), buffers: buffers.clone() })
     }
 }
 
@@ -163,7 +163,8 @@ impl Full {
 pub(super) struct Planned {
     plan: ChunksPlanned,
     chunks: HashMap<ChunkId, Bytes>,
-    plain_bytes: u64,
+    /// Plaintext bytes that were not here already.
+    wanted_bytes: u64,
     buffers: Buffers,
 }
 
@@ -198,7 +199,7 @@ impl Planned {
             plan = context.api.packs_sent(session.upload, &PacksSent { packs }).await?;
         }
         self.chunks.into_values().for_each(|bytes| self.buffers.give(bytes));
-        context.watch.event(Event::Verified(self.plain_bytes));
+        context.watch.event(Event::Verified(self.wanted_bytes));
         Ok(through)
     }
 

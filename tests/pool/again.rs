@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytenode::api::{Api, Code, OpenRead, PacksSent, PlanChunks, ReadChunks, Span};
 use bytenode::coordinator::sweep::Until;
 use bytenode::get::{self, GetOptions};
+use bytenode::monitor::Event;
 use bytenode::put::{Overwrite, PutOptions};
 
 use crate::support::pool::{MIB, Pool, Setup, always, bytes, path};
@@ -139,7 +140,7 @@ async fn of_two_writers_one_wins() {
     assert_eq!(pool.copies(), 3, "the losers' chunks are released");
 }
 
-/// An interface that overwrites the file and sweeps once a read is open.
+/// A version that is being read outlives its replacement, and every sweep.
 #[tokio::test(start_paused = true)]
 async fn a_reader_of_the_old_version_finishes() {
     let pool = Pool::new(Setup::builtin(5)).await;
@@ -166,6 +167,21 @@ async fn a_reader_of_the_old_version_finishes() {
     let mut out = Vec::new();
     get::cat(&pool.admin.context, &path("bn:/a"), 0, None, &GetOptions::default(), &mut out).await.unwrap();
     assert_eq!(out, bytes(2, MIB));
+}
+
+/// What was here already was told a second time as verified, and the progress line reached its end too early.
+#[tokio::test(start_paused = true)]
+async fn every_byte_is_told_once() {
+    let pool = Pool::new(Setup::builtin(4)).await;
+    pool.admin.put("bn:/a", &bytes(1, 2 * MIB)).await;
+    let before = pool.admin.events.events().len();
+    pool.admin.put("bn:/b", &[bytes(1, 2 * MIB), bytes(2, MIB)].concat()).await;
+    let told = pool.admin.events.events()[before..].iter().fold([0, 0], |[here, verified], event| match event {
+        Event::Here(bytes) => [here + bytes, verified],
+        Event::Verified(bytes) => [here, verified + bytes],
+        _ => [here, verified],
+    });
+    assert_eq!(told, [2 * MIB as u64, MIB as u64]);
 }
 
 #[tokio::test(start_paused = true)]
