@@ -191,7 +191,8 @@ fn usage_failure(error: &clap::Error) -> Failure {
         .into_iter()
         .find_map(|kind| match error.get(kind)? {
             ContextValue::String(one) => Some(one.clone()),
-            ContextValue::Strings(several) => several.first().cloned(),
+            // The likeliest comes last.
+            ContextValue::Strings(several) => several.last().cloned(),
             _ => None,
         });
     let suggested = suggested.or_else(|| match error.get(ContextKind::InvalidSubcommand)? {

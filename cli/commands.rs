@@ -95,7 +95,7 @@ impl Ctx {
         let started = State::load(&self.profile)?.and_then(|pool| pool.coordinator);
         match started.filter(|process| process.url == url) {
             Some(process) if !process.runs() => {
-                let message = format!("the coordinator that bytenode up started at {url} does not run");
+                let message = format!("the coordinator at {url} does not run");
                 Err(Failure::new(Code::Temporary, message).hint("bytenode up"))
             }
             _ => Ok(()),
@@ -179,8 +179,13 @@ const fn resume(command: &Command) -> &'static str {
     }
 }
 
-/// A coordinator on this machine that does not answer was probably never started.
-fn hinted(ctx: &Ctx, failure: Failure) -> Failure {
+/// A coordinator on this machine that does not answer was probably never started; a token from the environment is not
+/// mended by signing in.
+fn hinted(ctx: &Ctx, mut failure: Failure) -> Failure {
+    if failure.code == Code::NotSignedIn.as_str() && matches!(variable("BYTENODE_TOKEN"), Ok(Some(_))) {
+        failure.hint =
+            Some("the token is that of BYTENODE_TOKEN: unset it to use the one that bytenode login kept".into());
+    }
     if failure.exit != Exit::Temporary || failure.hint.is_some() {
         return failure;
     }

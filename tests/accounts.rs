@@ -83,3 +83,12 @@ fn a_coordinator_run_by_hand_takes_the_place_of_the_one_that_up_started() {
     assert_eq!(login(&user, &url).code, 0);
     user.ok(&["ls"]);
 }
+
+/// Who was refused for a token of the environment was told to sign in, which changes nothing.
+#[test]
+fn a_wrong_token_from_the_environment_is_named() {
+    let user = Cluster::up(0);
+    let ran = Ran::of(user.command(&["ls"]).env("BYTENODE_TOKEN", "bnt_0_0").output().unwrap());
+    assert_eq!(ran.code, 4);
+    assert!(ran.stderr.contains("hint: the token is that of BYTENODE_TOKEN"), "{}", ran.stderr);
+}

@@ -120,6 +120,7 @@ fn usage_errors_say_what_was_meant() {
     let home = home();
     let errors: Vec<String> = [
         "pu",
+        "stutus",
         "put",
         "put a --overwrite alway",
         "ls --frob",
@@ -154,6 +155,10 @@ fn usage_errors_say_what_was_meant() {
     $ bytenode pu
     error: unrecognized subcommand 'pu'
     hint: did you mean put?
+    exit 2
+    $ bytenode stutus
+    error: unrecognized subcommand 'stutus'
+    hint: did you mean status?
     exit 2
     $ bytenode put
     error: the following required arguments were not provided: <SRC... [bn:/DEST]>...

@@ -153,7 +153,7 @@ async fn conclude(ctx: &Ctx, session: &Arc<dyn Session>, mut sums: Sums, unsafe_
     ));
     if sums.skipped > 0 {
         let skipped = count(sums.skipped);
-        ctx.ui.note(&format!("note: {skipped} symbolic links or special files here are not compared, and not stored"));
+        ctx.ui.note(&format!("note: left out, and not stored: {skipped} (symbolic links or special files)"));
     }
     ctx.ui.data(&format!("safe to delete the local copy: {}{why}", if sums.safe_to_delete { "yes" } else { "no" }))?;
     ctx.ui.record(&sums)?;

@@ -52,7 +52,9 @@ pub async fn run(ctx: &Ctx, _args: &Args) -> Outcome<Exit> {
     let sums = SummaryRecord { kind: "summary", checks: 0, risks: 0, failed: 0 };
     let mut doctor = Doctor { ctx, sums };
     // The user file was read before any command runs.
-    doctor.good("configuration", &ctx.profile.config_path.display().to_string())?;
+    let path = &ctx.profile.config_path;
+    let none = if path.exists() { "" } else { " (there is none, and none is needed)" };
+    doctor.good("configuration", &format!("{}{none}", path.display()))?;
     doctor.local()?;
     doctor.pool().await?;
     let sums = doctor.sums;

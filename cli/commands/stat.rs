@@ -117,7 +117,7 @@ pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
     if !ctx.ui.json {
         // Zones are an extra that ordinary users may not see.
         let nodes = session.nodes().await.unwrap_or_default();
-        for line in told(&entry, &per_node, &nodes, ctx.seam.now(), columns(Stream::Out).unwrap_or(100)) {
+        for line in told(&entry, &per_node, &nodes, ctx.seam.now(), columns(Stream::Out)) {
             ctx.ui.data(&line)?;
         }
     }
@@ -190,11 +190,19 @@ fn told(
     per_node: &BTreeMap<String, u64>,
     nodes: &[NodeInfo],
     now: Timestamp,
-    width: usize,
+    width: Option<usize>,
 ) -> Vec<String> {
     let name = escaped(entry.path.name().unwrap_or("bn:/")).into_owned();
-    let sha256 = entry.sha256.map(|sha256| format!("  sha256 {sha256}")).unwrap_or_default();
-    let mut lines = vec![format!("{name}  {}{sha256}", size(entry.size))];
+    let first = format!("{name}  {}", size(entry.size));
+    let sha256 = entry.sha256.map(|sha256| format!("sha256 {sha256}"));
+    // On a terminal that is too narrow for both, the hash has a line of its own.
+    let mut lines = match sha256 {
+        Some(sha256) if width.is_some_and(|width| first.width() + 2 + sha256.len() > width) => {
+            vec![first, sha256]
+        }
+        Some(sha256) => vec![format!("{first}  {sha256}")],
+        None => vec![first],
+    };
     let mut facts = vec![if entry.public { "public" } else { "sealed" }.to_owned()];
     if let Some(copies) = entry.copies_min {
         facts.push(format!("{copies} of {} copies", entry.copies_target));
@@ -218,7 +226,7 @@ fn told(
     };
     let on = plural(per_node.len() as u64, "node");
     lines.push(format!("chunks {} on {on}{holds}", count(entry.chunks)));
-    lines.extend(bars(per_node, width));
+    lines.extend(bars(per_node, width.unwrap_or(100)));
     lines
 }
 
@@ -278,12 +286,16 @@ mod tests {
         };
         let nodes: BTreeMap<String, u64> =
             [("n1", 26), ("n2", 25), ("n3", 25), ("n4", 24), ("n5", 26)].map(|(n, c)| (n.to_owned(), c)).into();
-        insta::assert_snapshot!(told(&entry, &nodes, &[], Timestamp::UNIX_EPOCH, 110).join("\n"), @r"
+        insta::assert_snapshot!(told(&entry, &nodes, &[], Timestamp::UNIX_EPOCH, Some(110)).join("\n"), @r"
         a.raw  41.3 MiB
         sealed, 3 of 3 copies
         chunks 42 on 5 nodes, no node holds them all
           n1 ████████████ 26   n2 ███████████ 25   n3 ███████████ 25   n4 ███████████ 24   n5 ████████████ 26
         ");
         assert_eq!(bars(&nodes, 50).len(), 3);
+        let entry = Entry { sha256: Some(bytenode::api::Sha256([0; 32])), ..entry };
+        let head = |width| told(&entry, &nodes, &[], Timestamp::UNIX_EPOCH, width).swap_remove(0);
+        assert_eq!(head(Some(80)), "a.raw  41.3 MiB");
+        assert_eq!(head(None), format!("a.raw  41.3 MiB  sha256 {}", "0".repeat(64)));
     }
 }
