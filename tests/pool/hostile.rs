@@ -145,9 +145,8 @@ async fn the_things_of_others_are_out_of_reach() {
     let planned = theirs.plan_chunks(own, &append(0, 0, vec![known])).await.unwrap();
     assert!(planned.here.is_empty() && planned.packs.len() == 3);
     assert_eq!(pool.health().await.verdict, Verdict::Healthy);
-    for denied in
-        [theirs.status().await.map(drop), theirs.nodes().await.map(drop), theirs.gc(true, false).await.map(drop)]
-    {
+    assert_eq!(theirs.status().await.unwrap().files, 0, "own files alone");
+    for denied in [theirs.nodes().await.map(drop), theirs.gc(true, false).await.map(drop)] {
         assert_eq!(denied.unwrap_err().code, Code::NotAllowed);
     }
 }
