@@ -184,7 +184,8 @@ pub fn foresee(
     reading.iter().try_for_each(|version| insert.execute([version]).map(drop))?;
     let retention = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
     c.execute(HIDDEN, [])?;
-    c.execute(GONE, params![micros(until), micros(until).saturating_sub(retention)])?;
+    c.execute(PAST, [micros(until)])?;
+    c.execute(UNSEEN, [micros(until).saturating_sub(retention)])?;
     c.execute_batch(LOOSE)?;
     let chunks: i64 = c.query_row("SELECT count(*) FROM temp.loose", [], |row| row.get(0))?;
     let (packs, bytes): (i64, i64) = c.query_row(RELEASED, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -193,7 +194,7 @@ pub fn foresee(
 
 /// Tables of [`foresee`]: trees under construction, versions that are read, detached entries, versions that would go,
 /// chunks that would be in none.
-const FORESEE: &str = "
+pub(super) const FORESEE: &str = "
 CREATE TEMP TABLE busy(id INTEGER PRIMARY KEY);
 CREATE TEMP TABLE read(id INTEGER PRIMARY KEY);
 CREATE TEMP TABLE hidden(version_id INTEGER NOT NULL, entry_id INTEGER NOT NULL, at INTEGER NOT NULL,
@@ -210,14 +211,14 @@ WITH RECURSIVE below(id, version_id, at) AS (
     UNION ALL SELECT e.id, e.version_id, b.at FROM entry e JOIN below b ON e.parent_id = b.id)
 SELECT version_id, id, at FROM below WHERE version_id IS NOT NULL";
 
-const GONE: &str = "
+const PAST: &str = "
 INSERT INTO temp.gone
-SELECT id FROM (
-    SELECT id FROM version WHERE expires_at <= ?1
-    UNION
-    SELECT version_id FROM temp.hidden h GROUP BY version_id
-    HAVING max(at) <= ?2 AND count(*) = (SELECT count(*) FROM entry e WHERE e.version_id = h.version_id))
-WHERE id NOT IN (SELECT id FROM temp.read)";
+SELECT id FROM version WHERE expires_at <= ?1 AND id NOT IN (SELECT id FROM temp.read)";
+
+const UNSEEN: &str = "
+INSERT OR IGNORE INTO temp.gone
+SELECT version_id FROM temp.hidden h WHERE version_id NOT IN (SELECT id FROM temp.read) GROUP BY version_id
+HAVING max(at) <= ?1 AND count(*) = (SELECT count(*) FROM entry e WHERE e.version_id = h.version_id)";
 
 const LOOSE: &str = "
 INSERT INTO temp.loose

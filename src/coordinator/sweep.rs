@@ -18,6 +18,8 @@ use crate::id::{PackId, UploadId};
 const TELLING: usize = 8;
 /// Packs handled in one go.
 const BATCH: u32 = 1000;
+/// Packs that one change forgets: each may hold 1,024 chunks.
+const STEP: usize = 2;
 
 /// What a sweep may release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +102,10 @@ impl Coordinator {
             swept.packs += gone.len() as u64;
             swept.bytes += gone.iter().map(|(pack, _)| pack.bytes).sum::<u64>();
             let ids: Vec<PackId> = gone.into_iter().map(|(pack, _)| pack.id).collect();
-            self.write(move |c| ids.iter().try_for_each(|id| sweep::dropped(c, *id))).await?;
+            for some in ids.chunks(STEP) {
+                let some = some.to_vec();
+                self.write(move |c| some.iter().try_for_each(|id| sweep::dropped(c, *id))).await?;
+            }
         }
     }
 
