@@ -1,6 +1,7 @@
 //! Get, the coordinator's side: what a file is made of and where to fetch it, best copy first.
 
-use std::collections::{BTreeSet, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::Coordinator;
 use super::leases::{Full, OpenedRead, Reads};
@@ -196,14 +197,16 @@ fn open_file(c: &rusqlite::Connection, vault: i64, found: files::Found) -> Resul
 }
 
 /// Copies in the order in which to try them: nodes that answer first, then by the chunk's own rank, which shares the
-/// load; each node once.
+/// load. Of several on one node, the newest is tried in its turn, and the others after all else.
 fn preferred<'a>(view: &View, chunk: &ChunkId, copies: &'a [Copy]) -> Vec<(usize, &'a Copy)> {
     let mut found: Vec<(usize, &Copy)> =
         copies.iter().filter_map(|copy| view.at(copy.node).map(|index| (index, copy))).collect();
-    found.sort_by_key(|(index, _)| *index);
-    found.dedup_by_key(|(index, _)| *index);
+    found.sort_by_key(|(index, copy)| (*index, Reverse(copy.pack)));
+    let mut seen = HashSet::new();
+    let (mut found, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|(index, _)| seen.insert(*index));
     let turn = usize::from(chunk.digest()[31]) % found.len().max(1);
     found.rotate_left(turn);
+    found.extend(others);
     found.sort_by_key(|(index, _)| !view.seen[*index].answers);
     found
 }

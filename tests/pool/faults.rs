@@ -217,3 +217,21 @@ async fn a_second_put_heals_and_never_counts_what_is_gone() {
         assert_eq!(pool.copies(), 9);
     }
 }
+
+/// A chunk may be in two packs on one node. Only the first was ever offered: once its bytes were lost, what had been put
+/// again in their place could not be fetched, though every node had it.
+#[tokio::test(start_paused = true)]
+async fn every_pack_that_holds_a_chunk_is_offered() {
+    let pool = Pool::new(Setup::builtin(3)).await;
+    let content = bytes(1, MIB);
+    pool.admin.put("bn:/a", &content).await;
+    tokio::time::advance(std::time::Duration::from_secs(3600)).await;
+    for node in &pool.nodes[..2] {
+        node.memory.wipe();
+        node.fault.order(Call::Read, When::Always, Fault::Fail(NodeFailure::Answer("not now".into())));
+    }
+    assert_eq!(pool.admin.put_with("bn:/a", &content, &always()).await.summary.copies_min, Some(3));
+    pool.nodes.iter().for_each(|node| node.fault.heal());
+    pool.kill(2);
+    assert!(pool.admin.get("bn:/a").await == content);
+}
