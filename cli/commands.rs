@@ -129,10 +129,11 @@ pub fn run(command: Command, global: &Global, ui: &Arc<Ui>) -> Outcome<Exit> {
         .map_err(|error| Failure::io("cannot start", &error))?;
     let resume = resume(&command);
     let outcome = runtime.block_on(async {
+        // Listened to before the command does anything.
+        let signal = signals::first();
         tokio::select! {
-            // Signals come first, so that they are listened to before the command does anything.
             biased;
-            exit = signals::first() => Err(Failure::signal(exit, resume)),
+            exit = signal => Err(Failure::signal(exit, resume)),
             outcome = dispatch(&ctx, command) => outcome,
         }
     });

@@ -2,26 +2,37 @@
 
 use crate::error::Exit;
 
-/// Ends when the first signal comes. From then on a second one ends the process.
+/// How long a command has to end after the first signal; one that writes to a pipe that nobody reads never would.
+const GRACE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Listens to signals from now on; ends when the first comes. After that, a second one or [`GRACE`] ends the process, even
+/// if the thread that waits for this is stuck. Must be called on a runtime.
 #[cfg(unix)]
-pub async fn first() -> Exit {
+pub fn first() -> impl Future<Output = Exit> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    let exit = tokio::select! {
-        _ = interrupt.recv() => Exit::Interrupted,
-        _ = terminate.recv() => Exit::Terminated,
-    };
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+    let (tell, told) = tokio::sync::oneshot::channel();
+    if let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        tokio::spawn(async move {
+            let exit = tokio::select! {
+                _ = interrupt.recv() => Exit::Interrupted,
+                _ = terminate.recv() => Exit::Terminated,
+            };
+            // Nobody hears it when the command has ended by itself.
+            let _ = tell.send(exit);
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                () = tokio::time::sleep(GRACE) => {}
+            }
+            std::process::exit(i32::from(exit.number()));
+        });
+    }
+    async {
+        match told.await {
+            Ok(exit) => exit,
+            Err(_) => std::future::pending().await,
         }
-        std::process::exit(i32::from(exit.number()));
-    });
-    exit
+    }
 }
 
 /// Ends when the first Ctrl-C comes.

@@ -5,8 +5,9 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::process::{Child, Command, Stdio};
 
 use bytenode::api::Sha256;
+use rustix::process::Signal;
 
-use crate::support::cluster::{Cluster, Guarded, Ran, bytes, hashed, wait_for};
+use crate::support::cluster::{Cluster, Guarded, Ran, bytes, hashed, signal, wait_for};
 
 /// Starts a command with both ends of it in our hands.
 fn piped(user: &Cluster, arguments: &[&str], input: impl Into<Stdio>) -> Child {
@@ -202,4 +203,24 @@ fn of_two_writers_at_once_one_wins() {
         assert_eq!(codes[1 - winner], Some(6), "{overwrite}");
         assert!(user.ok(&["cat", "bn:/x"]).stdout == contents[winner], "{overwrite}: {codes:?}");
     }
+}
+
+/// A command that writes to a pipe that nobody reads was deaf to every signal but KILL.
+#[test]
+fn a_command_whose_output_nobody_reads_can_be_interrupted() {
+    let user = Cluster::up(1);
+    let long = "x".repeat(240);
+    let dirs: Vec<String> = (0..400).map(|number| format!("bn:/{number}-{long}")).collect();
+    let mkdir: Vec<&str> = std::iter::once("mkdir").chain(dirs.iter().map(String::as_str)).collect();
+    user.ok(&mkdir);
+    let mut child = Guarded(piped(&user, &["ls"], Stdio::null()));
+    let full = |child: &Guarded| rustix::io::ioctl_fionread(child.0.stdout.as_ref().unwrap()).unwrap() >= 60 << 10;
+    wait_for("a full pipe", || full(&child));
+    signal(&child.0, Signal::INT);
+    let mut code = None;
+    wait_for("its end", || {
+        code = child.0.try_wait().unwrap();
+        code.is_some()
+    });
+    assert_eq!(code.unwrap().code(), Some(130));
 }
