@@ -7,7 +7,8 @@
 mod fetch;
 mod local;
 
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use futures_util::stream::{self, StreamExt};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -117,7 +118,7 @@ pub async fn get(
         }
         context.watch.event(Event::Found { files: 1, bytes: Some(one.entry.size) });
         if let Some(one) = getter.look(one).await {
-            bytes += one.entry.size;
+            bytes = one.entry.size.saturating_add(bytes);
             group.push(one);
         }
         if group.len() >= GROUP_FILES || bytes >= GROUP_BYTES || dirs.count() >= GROUP_DIRS {
@@ -172,12 +173,23 @@ impl Getter<'_> {
         let request = OpenRead { machine: self.options.machine.clone(), paths };
         let session = self.context.api.open_read(&request).await?;
         let fetcher = Fetcher::new(self.context, &session);
+        if session.files.len() != group.len() {
+            return Err(ApiError::new(Code::Internal, "the coordinator did not answer for every file"));
+        }
         let prefetched = fetcher.small_spans(session.files.iter().flatten()).await?;
-        let work = group.into_iter().zip(session.files).map(|(one, opened)| {
+        let work = group.into_iter().zip(session.files).map(|(mut one, opened)| {
             let (fetcher, prefetched) = (&fetcher, &prefetched);
             async move {
                 let fetched = match opened {
-                    Ok(file) => fetch_file(fetcher, &one, &file, prefetched.get(&file.version.0)).await,
+                    Ok(file) if file.entry.path == one.entry.path => {
+                        // Another version, perhaps, than was listed.
+                        one.entry = file.entry.clone();
+                        fetch_file(fetcher, &one.dest, &file, prefetched.get(&file.version.0)).await
+                    }
+                    Ok(file) => {
+                        let what = format!("the coordinator opened {} in its place", file.entry.path);
+                        Err(ApiError::new(Code::Internal, what))
+                    }
                     Err(error) => Err(error),
                 };
                 (one, fetched)
@@ -206,7 +218,7 @@ impl Getter<'_> {
 
     fn done(&mut self, one: Wanted) {
         self.summary.files += 1;
-        self.summary.bytes += one.entry.size;
+        self.summary.bytes = self.summary.bytes.saturating_add(one.entry.size);
         self.context.watch.event(Event::FilesDone(1));
         (self.each)(GetOutcome::Fetched { entry: Box::new(one.entry), dest: one.dest });
     }
@@ -215,12 +227,12 @@ impl Getter<'_> {
 /// Fetches one file into a temporary file beside its destination, and proves it whole.
 async fn fetch_file(
     fetcher: &Fetcher<'_>,
-    wanted: &Wanted,
+    dest: &Path,
     file: &OpenFile,
     prefetched: Option<&fetch::Spanned>,
 ) -> ApiResult<Temporary> {
     fetcher.watch(Event::File(file.entry.path.to_string()));
-    let mut temporary = Temporary::create(fetcher.seam(), &wanted.dest).await?;
+    let mut temporary = Temporary::create(fetcher.seam(), dest).await?;
     let mut hash = FileHash::new();
     let mut size = 0;
     let mut chunks = fetcher.chunks(file, Span { first: 0, count: file.data_chunks() }, prefetched)?;
@@ -245,7 +257,8 @@ fn not_whole(entry: &Entry) -> ApiError {
 }
 
 /// Writes a range of one file's plaintext, in order; only proved bytes, so a failure stops at the last proved one.
-/// `length` of nothing means to the end. Reads no chunk that the range does not touch.
+/// `length` of nothing means to the end. Reads no chunk that the range does not touch. A range that is the whole file is
+/// an error in the end unless it has the file's SHA-256.
 ///
 /// # Errors
 /// What the file or the output fails with.
@@ -262,30 +275,40 @@ pub async fn cat(
     let file = session.files.pop().ok_or_else(|| ApiError::new(Code::Internal, "the coordinator opened nothing"))??;
     let fetcher = Fetcher::new(context, &session);
     let end = length.map_or(file.entry.size, |length| offset.saturating_add(length).min(file.entry.size));
-    let mut written = 0;
-    if offset < end {
+    let written = write_range(&fetcher, &file, offset..end, output).await;
+    // What was bad is reported all the more when there was nothing to take its place.
+    let bad_replicas = fetcher.finish().await;
+    Ok(GetSummary { files: 1, bytes: written?, bad_replicas, ..GetSummary::default() })
+}
+
+async fn write_range(
+    fetcher: &Fetcher<'_>,
+    file: &OpenFile,
+    range: Range<u64>,
+    output: &mut (dyn AsyncWrite + Send + Unpin),
+) -> ApiResult<u64> {
+    let (mut hash, mut written) = (FileHash::new(), 0);
+    if !range.is_empty() {
         let chunk_size = u64::from(file.chunk_size.max(1));
-        let first = offset / chunk_size;
-        let span = Span { first, count: end.div_ceil(chunk_size) - first };
+        let first = range.start / chunk_size;
+        let span = Span { first, count: range.end.div_ceil(chunk_size) - first };
         let mut at = first * chunk_size;
-        let mut chunks = fetcher.chunks(&file, span, None)?;
+        let mut chunks = fetcher.chunks(file, span, None)?;
         while let Some(plain) = chunks.next().await {
             let plain = plain?;
-            let from = usize::try_from(offset.saturating_sub(at)).unwrap_or(usize::MAX).min(plain.len());
-            let to = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX).min(plain.len());
+            let from = usize::try_from(range.start.saturating_sub(at)).unwrap_or(usize::MAX).min(plain.len());
+            let to = usize::try_from(range.end.saturating_sub(at)).unwrap_or(usize::MAX).min(plain.len());
             output.write_all(&plain[from..to]).await.map_err(|error| cannot_write(&error))?;
+            hash.update(&plain[from..to]);
             written += (to - from) as u64;
             at += plain.len() as u64;
-            context.watch.event(Event::Written((to - from) as u64));
+            fetcher.watch(Event::Written((to - from) as u64));
         }
-        drop(chunks);
     }
     output.flush().await.map_err(|error| cannot_write(&error))?;
-    if written != end.saturating_sub(offset) {
-        return Err(not_whole(&file.entry));
-    }
-    let bad_replicas = fetcher.finish().await;
-    Ok(GetSummary { files: 1, bytes: written, bad_replicas, ..GetSummary::default() })
+    let whole = written == file.entry.size;
+    let is_it = !whole || file.entry.sha256.is_some_and(|sha256| sha256.0 == hash.finish());
+    if is_it && written == range.end.saturating_sub(range.start) { Ok(written) } else { Err(not_whole(&file.entry)) }
 }
 
 /// The code keeps a broken pipe apart from other failures: its message is exactly `broken pipe`.

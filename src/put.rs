@@ -9,7 +9,7 @@ mod buffers;
 mod input;
 mod window;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,9 @@ use crate::api::{
     PutSession, Sha256,
 };
 use crate::dial::Dial;
+use crate::id::UploadId;
 use crate::monitor::{Event, Watch};
+use crate::pack::MAX_CHUNK_BYTES;
 use crate::path::RemotePath;
 use crate::seal;
 use crate::seam::Seam;
@@ -34,9 +36,9 @@ use window::{Through, Window};
 
 /// Windows under way at once, besides the one that is filled.
 const IN_FLIGHT: usize = 2;
-/// Things looked up at the coordinator at once; also bounded by the text of their paths.
+/// Things looked up, or made, at the coordinator at once; also bounded by the text of their paths.
 const LOOKUP: usize = crate::api::MAX_LOOKUP;
-/// Bytes of paths looked up at once.
+/// Bytes of these paths.
 const LOOKUP_TEXT: usize = 1 << 20;
 
 /// What to do where a file is already.
@@ -177,29 +179,33 @@ pub async fn put(
 /// As [`put`], and what fails for the file.
 pub async fn put_stream(
     context: &Context,
-    input: Box<dyn AsyncRead + Send + Unpin>,
+    mut input: Box<dyn AsyncRead + Send + Unpin>,
     to: &RemotePath,
     modified: Timestamp,
     options: &PutOptions,
     each: &mut (dyn FnMut(PutOutcome) + Send),
 ) -> ApiResult<PutSummary> {
-    let mut putter = Putter::begin(context, options, each).await?;
+    // Asked before the put begins: what is refused leaves no lease.
     let found = context.api.lookup(std::slice::from_ref(to)).await?.into_iter().next().flatten();
-    let expect = match (&found, options.overwrite) {
-        (None, _) => Expect::Absent,
-        (Some(entry), _) if entry.kind == Kind::Dir => return Err(is_directory(to)),
-        (Some(entry), Overwrite::Never) => {
-            if !input::is_same(input, entry).await? {
+    let expect = match &found {
+        None => Some(Expect::Absent),
+        Some(entry) if entry.kind == Kind::Dir => return Err(is_directory(to)),
+        Some(entry) if options.overwrite == Overwrite::Never => {
+            if !input::is_same(&mut input, entry).await? {
                 return Err(exists(to));
             }
-            putter.unchanged("-".into(), to.clone(), entry.size);
-            return putter.finish().await;
+            None
         }
-        (Some(entry), _) => entry.version.map_or(Expect::Absent, Expect::Version),
+        Some(entry) => Some(entry.version.map_or(Expect::Absent, Expect::Version)),
     };
-    let file = LocalFile { source: "-".into(), to: to.clone(), size: 0, modified, executable: false };
-    if !options.dry_run {
-        putter.send(file, Input::Stream(input), expect).await?;
+    let mut putter = Putter::begin(context, options, each).await?;
+    match expect {
+        None => putter.unchanged("-".into(), to.clone(), found.map_or(0, |entry| entry.size)),
+        Some(expect) if !options.dry_run => {
+            let file = LocalFile { source: "-".into(), to: to.clone(), size: 0, modified, executable: false };
+            putter.send(file, Input::Stream(input), expect).await?;
+        }
+        Some(_) => {}
     }
     putter.finish().await
 }
@@ -209,8 +215,8 @@ fn next_batch(found: &mut dyn Iterator<Item = Found>) -> Vec<Found> {
     let mut text = 0;
     while batch.len() < LOOKUP && text < LOOKUP_TEXT {
         let Some(one) = found.next() else { break };
-        if let Found::File(file) = &one {
-            text += file.to.to_string().len();
+        if let Found::File(LocalFile { to, .. }) | Found::Dir { to } = &one {
+            text += to.to_string().len();
         }
         batch.push(one);
     }
@@ -244,18 +250,7 @@ struct Putter<'a> {
     summary: PutSummary,
     nodes: HashSet<crate::id::NodeId>,
     next_file: u32,
-    lease: AbortOnDrop,
-}
-
-/// Ends a task with its owner.
-struct AbortOnDrop(Option<JoinHandle<()>>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        if let Some(task) = &self.0 {
-            task.abort();
-        }
-    }
+    _lease: KeptLease,
 }
 
 impl Drop for Putter<'_> {
@@ -264,16 +259,26 @@ impl Drop for Putter<'_> {
     }
 }
 
-fn keep_lease(context: &Context, session: &PutSession) -> AbortOnDrop {
-    let (api, upload) = (Arc::clone(&context.api), session.upload);
-    let period = Duration::from_secs(session.renew_seconds.max(1));
-    AbortOnDrop(Some(tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(period).await;
-            // A lost renewal is made good by the next one, or shows when the put reports.
-            drop(api.renew(upload).await);
-        }
-    })))
+/// A lease of a put or of a read that is renewed until this is dropped.
+pub(crate) struct KeptLease(JoinHandle<()>);
+
+impl KeptLease {
+    pub(crate) fn new(context: &Context, lease: UploadId, renew_seconds: u64) -> Self {
+        let (api, period) = (Arc::clone(&context.api), Duration::from_secs(renew_seconds.max(1)));
+        Self(tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(period).await;
+                // A lost renewal is made good by the next one, or shows at the next question.
+                drop(api.renew(lease).await);
+            }
+        }))
+    }
+}
+
+impl Drop for KeptLease {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl<'a> Putter<'a> {
@@ -284,7 +289,11 @@ impl<'a> Putter<'a> {
     ) -> ApiResult<Self> {
         let request = BeginPut { machine: options.machine.clone(), replicas: options.replicas, public: options.public };
         let session = Arc::new(context.api.begin_put(&request).await?);
-        let lease = keep_lease(context, &session);
+        if session.chunk_size == 0 || u64::from(session.chunk_size) > MAX_CHUNK_BYTES - seal::OVERHEAD as u64 {
+            let what = format!("the coordinator wants chunks of {} bytes", session.chunk_size);
+            return Err(ApiError::new(Code::Internal, what));
+        }
+        let _lease = KeptLease::new(context, session.upload, session.renew_seconds);
         let summary = PutSummary { copies_target: session.replicas, ..PutSummary::default() };
         Ok(Self {
             context,
@@ -298,7 +307,7 @@ impl<'a> Putter<'a> {
             summary,
             nodes: HashSet::new(),
             next_file: 0,
-            lease,
+            _lease,
         })
     }
 
@@ -321,10 +330,13 @@ impl<'a> Putter<'a> {
             }
         }
         self.make_dirs(dirs).await?;
-        let bytes = files.iter().map(|file| file.size).sum();
+        let bytes = files.iter().fold(0, |sum: u64, file| sum.saturating_add(file.size));
         self.event(Event::Found { files: files.len() as u64, bytes: Some(bytes) });
         let paths: Vec<RemotePath> = files.iter().map(|file| file.to.clone()).collect();
         let there = if paths.is_empty() { Vec::new() } else { self.context.api.lookup(&paths).await? };
+        if there.len() != files.len() {
+            return Err(ApiError::new(Code::Internal, "the coordinator did not answer for every path"));
+        }
         for (file, there) in files.into_iter().zip(there) {
             self.file(file, there).await?;
         }
@@ -464,9 +476,11 @@ impl<'a> Putter<'a> {
 
     /// Waits for the oldest window, then commits the files that ended in it.
     async fn land(&mut self) -> ApiResult<()> {
-        let Some(window) = self.flying.pop_front() else { return Ok(()) };
-        let through =
-            window.await.map_err(|error| ApiError::new(Code::Internal, format!("sending stopped: {error}")))??;
+        // It stays in line while it is waited for, so that it ends with the put.
+        let Some(window) = self.flying.front_mut() else { return Ok(()) };
+        let through = window.await;
+        self.flying.pop_front();
+        let through = through.map_err(|error| ApiError::new(Code::Internal, format!("sending stopped: {error}")))??;
         self.summary.sent_bytes += through.sent_bytes;
         self.nodes.extend(through.nodes);
         let ready = self.ready.pop_front().expect("one for every window");
@@ -477,15 +491,25 @@ impl<'a> Putter<'a> {
         if ready.is_empty() {
             return Ok(());
         }
-        let mut sources: std::collections::HashMap<u32, (String, RemotePath)> =
-            ready.iter().map(|one| (one.commit.file, (one.source.clone(), one.commit.path.clone()))).collect();
-        let request = CommitFiles { files: ready.into_iter().map(|one| one.commit).collect() };
+        let request = CommitFiles { files: ready.iter().map(|one| one.commit.clone()).collect() };
+        let mut done = HashMap::new();
         for one in self.context.api.commit_files(self.session.upload, &request).await? {
-            let (Committed::Done { file, .. } | Committed::Refused { file, .. }) = &one;
-            let Some((source, path)) = sources.remove(file) else { continue };
-            match one {
-                Committed::Done { entry, new_chunks, .. } => self.stored(source, entry, new_chunks),
-                Committed::Refused { error, .. } => self.fail(source, Some(path), error),
+            let (Committed::Done { file, .. } | Committed::Refused { file, .. }) = one;
+            done.insert(file, one);
+        }
+        for Ready { commit, source } in ready {
+            let is_it = |entry: &Entry| {
+                entry.path == commit.path && entry.size == commit.size && entry.sha256 == Some(commit.sha256)
+            };
+            match done.remove(&commit.file) {
+                Some(Committed::Done { entry, new_chunks, .. }) if is_it(&entry) => {
+                    self.stored(source, entry, new_chunks);
+                }
+                Some(Committed::Refused { error, .. }) => self.fail(source, Some(commit.path), error),
+                _ => {
+                    let what = format!("the coordinator does not say that it stored {}", commit.path);
+                    self.fail(source, Some(commit.path), ApiError::new(Code::Internal, what));
+                }
             }
         }
         Ok(())
@@ -500,7 +524,6 @@ impl<'a> Putter<'a> {
         }
         let rest = self.ready.pop_front().unwrap_or_default();
         self.commit(rest).await?;
-        drop(self.lease.0.take().inspect(JoinHandle::abort));
         // What fails here ends with the lease; the files are visible.
         drop(self.context.api.release(self.session.upload).await);
         self.summary.nodes = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
@@ -522,7 +545,7 @@ impl<'a> Putter<'a> {
 
     fn would_store(&mut self, file: LocalFile) {
         self.summary.files += 1;
-        self.summary.bytes += file.size;
+        self.summary.bytes = self.summary.bytes.saturating_add(file.size);
         let entry = Entry {
             path: file.to,
             kind: Kind::File,

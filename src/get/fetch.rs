@@ -1,7 +1,7 @@
 //! Fetching: where chunks are, from which copy, proved and unsealed, in order.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -17,7 +17,8 @@ use crate::api::{
 use crate::id::NodeId;
 use crate::monitor::Event;
 use crate::node::{ChunkAt, GrantToken, NodeError, NodeFailure};
-use crate::put::Context;
+use crate::pack::MAX_CHUNK_BYTES;
+use crate::put::{Context, KeptLease};
 use crate::seal::{self, ChunkKey, Key};
 use crate::seam::Seam;
 
@@ -25,6 +26,8 @@ use crate::seam::Seam;
 const AT_ONCE: usize = 16;
 /// Chunks of one file asked for in one question to the coordinator.
 const PAGE: u64 = 256;
+/// What the coordinator says of where chunks are is believed so long, at most.
+const MAX_VALID: Duration = Duration::from_secs(24 * 3600);
 
 /// Consecutive data chunks of a file.
 #[derive(Debug, Clone, Copy)]
@@ -58,7 +61,7 @@ struct Ways {
 /// Fetches the chunks of one read session.
 pub(super) struct Fetcher<'a> {
     shared: Arc<Shared>,
-    keep: JoinHandle<()>,
+    _lease: KeptLease,
     context: &'a Context,
 }
 
@@ -67,39 +70,32 @@ struct Shared {
     read: crate::id::UploadId,
     wrap: Key,
     permits: Arc<Semaphore>,
-    bad: Mutex<Vec<BadCopy>>,
-    bad_count: std::sync::atomic::AtomicU64,
-    /// Nodes that did not answer: asked last from then on, so that a hung one costs its limit once, not for each chunk.
-    silent: Mutex<BTreeSet<NodeId>>,
+    bad: Mutex<Bad>,
 }
 
-impl Drop for Fetcher<'_> {
-    fn drop(&mut self) {
-        self.keep.abort();
-    }
+/// Copies that could not be read.
+#[derive(Default)]
+struct Bad {
+    count: u64,
+    reports: Vec<BadCopy>,
+    /// Nodes that people were told of.
+    told: BTreeSet<NodeId>,
+    /// Nodes that did not answer: asked last from then on, so that a hung one costs its limit once, not for each chunk,
+    /// and reported once, since each report makes the coordinator ask them too.
+    silent: BTreeSet<NodeId>,
 }
 
 impl<'a> Fetcher<'a> {
     pub(super) fn new(context: &'a Context, session: &ReadSession) -> Self {
-        let (api, read) = (Arc::clone(&context.api), session.read);
-        let period = Duration::from_secs(session.renew_seconds.max(1));
-        let keep = tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(period).await;
-                // A lost renewal is made good by the next one, or shows at the next question.
-                drop(api.renew(read).await);
-            }
-        });
         let shared = Shared {
             context: context.clone(),
-            read,
+            read: session.read,
             wrap: session.keys.wrap.clone(),
             permits: Arc::new(Semaphore::new(AT_ONCE)),
             bad: Mutex::default(),
-            bad_count: std::sync::atomic::AtomicU64::new(0),
-            silent: Mutex::default(),
         };
-        Self { shared: Arc::new(shared), keep, context }
+        let _lease = KeptLease::new(context, session.read, session.renew_seconds);
+        Self { shared: Arc::new(shared), _lease, context }
     }
 
     pub(super) fn seam(&self) -> &Seam {
@@ -171,13 +167,13 @@ impl<'a> Fetcher<'a> {
 
     /// Ends the read: reports what was bad; gives how many copies were.
     pub(super) async fn finish(self) -> u64 {
-        let bad = std::mem::take(&mut *self.shared.bad.lock().unwrap_or_else(PoisonError::into_inner));
-        if !bad.is_empty() {
+        let bad = std::mem::take(&mut *self.shared.bad());
+        if !bad.reports.is_empty() {
             // A report is a hint: when it is lost, scrub and health find the same.
-            drop(self.shared.context.api.report_bad(&bad).await);
+            drop(self.shared.context.api.report_bad(&bad.reports).await);
         }
         drop(self.shared.context.api.release(self.shared.read).await);
-        self.shared.bad_count.load(std::sync::atomic::Ordering::Relaxed)
+        bad.count
     }
 }
 
@@ -190,7 +186,7 @@ impl Ways {
         Self {
             nodes: page.nodes.iter().map(|address| (address.id.clone(), address.clone())).collect(),
             grants: page.grants.iter().map(|one| (one.at.clone(), one.grant.clone())).collect(),
-            until: Instant::now() + Duration::from_secs(page.valid_seconds),
+            until: Instant::now() + Duration::from_secs(page.valid_seconds).min(MAX_VALID),
         }
     }
 }
@@ -241,10 +237,11 @@ impl Run {
             let (shared, file) = (Arc::clone(&self.shared), Arc::clone(&self.file));
             self.flying.push_back(tokio::spawn(async move { shared.fetch(&file, task).await }));
         }
-        let got = match self.flying.pop_front()?.await {
-            Ok(got) => got,
-            Err(error) => Err(ApiError::new(Code::Internal, format!("fetching stopped: {error}"))),
-        };
+        // It stays in line while it is waited for, so that it ends with the run.
+        let fetched = self.flying.front_mut()?.await;
+        self.flying.pop_front();
+        let stopped = |error| ApiError::new(Code::Internal, format!("fetching stopped: {error}"));
+        let got = fetched.map_err(stopped).flatten();
         self.failed = got.is_err();
         Some(got)
     }
@@ -256,38 +253,51 @@ impl Run {
             Some(spanned) => spanned,
             None => self.shared.ask(&self.file, self.next, count).await?,
         };
-        let keys = self.keys(&spanned.span.sealed_keys)?;
-        let count = spanned.span.chunks.len() as u64;
-        if count == 0 {
-            return Err(ApiError::new(Code::Integrity, format!("{} lacks chunk {}", self.file.entry.path, self.next)));
+        let keys = self.keys(&spanned.span.sealed_keys, count)?;
+        let given = spanned.span.chunks.len() as u64;
+        if given == 0 || given > count {
+            let what = format!("{} has {given} chunks from chunk {}, not {count}", self.file.entry.path, self.next);
+            return Err(ApiError::new(Code::Integrity, what));
         }
-        for (index, chunk) in (self.next..).zip(spanned.span.chunks) {
-            let key = match chunk.desc.part {
-                Part::Sealed => Some(self.chunk_key(&keys, index, &chunk)?),
-                Part::Plain | Part::Link => None,
-            };
+        for (chunk, index) in spanned.span.chunks.into_iter().zip(self.next..) {
+            let key = self.check(&keys, index, &chunk)?;
             self.waiting.push_back(Task { index, chunk, key, ways: Arc::clone(&spanned.ways) });
         }
-        self.next += count;
+        self.next += given;
         Ok(())
     }
 
-    fn keys(&self, pages: &[(u64, Blob)]) -> ApiResult<BTreeMap<u64, ChunkKey>> {
+    /// The keys of the next chunks, so many at most.
+    fn keys(&self, pages: &[(u64, Blob)], count: u64) -> ApiResult<BTreeMap<u64, ChunkKey>> {
         let mut keys = BTreeMap::new();
         let Some(file_key) = &self.key else { return Ok(keys) };
         for (first, page) in pages {
             let opened = seal::unseal_keys(file_key, *first, &page.0)
                 .map_err(|_| not_opened(&self.file.entry.path.to_string()))?;
-            keys.extend((*first..).zip(opened));
+            let wanted = |(index, _): &(u64, _)| index.checked_sub(self.next).is_some_and(|at| at < count);
+            keys.extend((*first..=u64::MAX).zip(opened).filter(wanted));
         }
         Ok(keys)
     }
 
-    fn chunk_key(&self, keys: &BTreeMap<u64, ChunkKey>, index: u64, chunk: &ManifestChunk) -> ApiResult<Key> {
-        keys.get(&index)
-            .filter(|key| key.chunk == chunk.desc.chunk && u64::from(key.length) == chunk.desc.length)
-            .map(|key| key.key.clone())
-            .ok_or_else(|| not_opened(&format!("chunk {index} of {}", self.file.entry.path)))
+    /// Whether this is what the file must have at this index; gives its key. A range has no hash of its own, so the
+    /// place and length of every chunk follow from the file's size alone.
+    fn check(&self, keys: &BTreeMap<u64, ChunkKey>, index: u64, chunk: &ManifestChunk) -> ApiResult<Option<Key>> {
+        let (path, desc) = (&self.file.entry.path, &chunk.desc);
+        let chunk_size = u64::from(self.file.chunk_size);
+        let left = index.checked_mul(chunk_size).and_then(|at| self.file.entry.size.checked_sub(at));
+        let stored = desc.length.saturating_add(if self.key.is_some() { seal::OVERHEAD as u64 } else { 0 });
+        let expected = left.map(|left| left.min(chunk_size));
+        if expected != Some(desc.length) || desc.bytes != stored || stored > MAX_CHUNK_BYTES {
+            return Err(ApiError::new(Code::Integrity, format!("chunk {index} of {path} has an impossible length")));
+        }
+        match (desc.part, keys.get(&index)) {
+            (Part::Plain, _) if self.key.is_none() => Ok(None),
+            (Part::Sealed, Some(key)) if key.chunk == desc.chunk && u64::from(key.length) == desc.length => {
+                Ok(Some(key.key.clone()))
+            }
+            _ => Err(not_opened(&format!("chunk {index} of {path}"))),
+        }
     }
 }
 
@@ -296,11 +306,8 @@ impl Shared {
         let request = ReadChunks { spans: vec![crate::api::Span { version: file.version, first, count }] };
         let mut page = self.context.api.read_chunks(self.read, &request).await?;
         let ways = Arc::new(Ways::of(&page));
-        let span = page
-            .spans
-            .pop()
-            .filter(|span| span.chunks.len() as u64 <= count)
-            .ok_or_else(|| ApiError::new(Code::Internal, "the coordinator answered for another span"))?;
+        let nothing = || ApiError::new(Code::Internal, "the coordinator does not say where the chunks are");
+        let span = page.spans.pop().ok_or_else(nothing)?;
         Ok(Spanned { span, ways })
     }
 
@@ -328,10 +335,7 @@ impl Shared {
     async fn read_copies(&self, chunk: &ManifestChunk, ways: &Ways) -> Result<Bytes, Option<NodeError>> {
         let mut last = None;
         let mut copies: Vec<&CopyAt> = chunk.copies.iter().collect();
-        {
-            let silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-            copies.sort_by_key(|copy| silent.contains(&copy.node));
-        }
+        copies.sort_by_cached_key(|copy| self.bad().silent.contains(&copy.node));
         for copy in copies {
             let Some(address) = ways.nodes.get(&copy.node) else {
                 last = milder(last, Some(NodeFailure::Unreachable("offline".into()).at(copy.node.to_string())));
@@ -354,17 +358,20 @@ impl Shared {
     }
 
     fn note_bad(&self, chunk: &ManifestChunk, copy: &CopyAt, error: &NodeError) {
-        self.bad_count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        if error.reason.is_temporary() {
-            self.silent.lock().unwrap_or_else(PoisonError::into_inner).insert(copy.node.clone());
-        }
-        let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
-        if !bad.iter().any(|known| known.at.node == copy.node) {
+        let mut bad = self.bad();
+        bad.count += 1;
+        if bad.told.insert(copy.node.clone()) {
             self.context.watch.event(Event::Notice(format!("{error}; reading another copy")));
         }
-        if bad.len() < MAX_REPORTS {
-            bad.push(BadCopy { chunk: chunk.desc.chunk, at: copy.clone(), message: error.reason.to_string() });
+        let known = error.reason.is_temporary() && !bad.silent.insert(copy.node.clone());
+        if !known && bad.reports.len() < MAX_REPORTS {
+            let message = error.reason.to_string();
+            bad.reports.push(BadCopy { chunk: chunk.desc.chunk, at: copy.clone(), message });
         }
+    }
+
+    fn bad(&self) -> MutexGuard<'_, Bad> {
+        self.bad.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

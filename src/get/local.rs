@@ -56,6 +56,11 @@ pub(super) async fn look(context: &Context, wanted: &Wanted, overwrite: Overwrit
         let what = format!("{} is a directory", wanted.dest.display());
         return Look::Refuse(ApiError::new(Code::WrongKind, what));
     }
+    if !metadata.is_file() && !metadata.is_symlink() {
+        // A device or a pipe would be replaced by a file, whoever uses it.
+        let what = format!("{} is no regular file", wanted.dest.display());
+        return Look::Refuse(ApiError::new(Code::WrongKind, what));
+    }
     if overwrite == Overwrite::Always {
         return Look::Fetch;
     }

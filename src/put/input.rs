@@ -69,7 +69,7 @@ pub(super) async fn hash_file(context: &Context, path: &Path) -> ApiResult<[u8; 
 }
 
 /// Whether a stream has the content of a file that is stored. Reads no further than shows it.
-pub(super) async fn is_same(mut stream: Box<dyn AsyncRead + Send + Unpin>, entry: &Entry) -> ApiResult<bool> {
+pub(super) async fn is_same(stream: &mut (dyn AsyncRead + Send + Unpin), entry: &Entry) -> ApiResult<bool> {
     let (mut hash, mut left) = (FileHash::new(), entry.size);
     let mut buffer = BytesMut::with_capacity(256 << 10);
     loop {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
 
 use super::Context;
 use super::buffers::Buffers;
@@ -24,6 +24,8 @@ use crate::seam::Seam;
 pub(super) const BYTES: u64 = 16 << 20;
 /// How often the packs of one window are planned anew after failures.
 const ROUNDS: usize = 8;
+/// Packs sent at once, at most: more than any pool has nodes.
+const PACKS_AT_ONCE: usize = 64;
 
 /// A chunk ready to be stored.
 pub(super) struct Stored {
@@ -184,11 +186,13 @@ impl Planned {
             if plan.packs.is_empty() {
                 break;
             }
+            check(&plan.packs)?;
             let addresses: BTreeMap<NodeId, NodeAddress> =
                 plan.nodes.into_iter().map(|address| (address.id.clone(), address)).collect();
             let sends =
                 plan.packs.into_iter().map(|pack| self.chunks_of(session, pack)).collect::<ApiResult<Vec<_>>>()?;
-            let outcomes = join_all(sends.into_iter().map(|one| send(context, &addresses, one))).await;
+            let sending = stream::iter(sends.into_iter().map(|one| send(context, &addresses, one)));
+            let outcomes: Vec<_> = sending.buffered(PACKS_AT_ONCE).collect().await;
             for (node, bytes, _) in
                 outcomes.iter().filter(|(_, _, outcome)| matches!(outcome, PackOutcome::Sent { .. }))
             {
@@ -215,6 +219,15 @@ impl Planned {
             PackHeader { pool: session.pool, epoch: session.epoch, id: plan.id, entries: plan.entries.clone() };
         Ok((plan, Pack::new(header, bytes)))
     }
+}
+
+/// A round sends a chunk to a node once, so no node is sent more than the window has.
+fn check(packs: &[PackPlan]) -> ApiResult<()> {
+    let mut places = HashSet::new();
+    if packs.iter().all(|pack| pack.entries.iter().all(|entry| places.insert((&pack.node, entry.chunk)))) {
+        return Ok(());
+    }
+    Err(ApiError::new(Code::Internal, "the coordinator would send one chunk to one node twice"))
 }
 
 /// Sends one pack to its node.

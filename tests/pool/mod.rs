@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "whole modules are tests")]
 
 mod again;
+mod answers;
 mod calls;
 mod faults;
 mod health;
@@ -12,6 +13,7 @@ mod hostile_size;
 mod inputs;
 mod names;
 mod nodes;
+mod reading;
 mod removal;
 mod repair;
 mod seeds;

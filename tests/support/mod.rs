@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "it serves tests alone")]
 #![allow(dead_code, reason = "not every test uses every part")]
 
+pub mod bent;
 #[cfg(unix)]
 pub mod builtin;
 #[cfg(unix)]
