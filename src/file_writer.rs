@@ -36,6 +36,19 @@ impl FileWriter {
         Self { file, buffer: Vec::new(), unused: 0, written: 0, direct: Direct::Untried }
     }
 
+    /// Cuts the file off after so many bytes, and goes on there. Only before anything was appended.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(crate) fn start_at(&mut self, at: u64) -> io::Result<()> {
+        self.file.set_len(at)?;
+        self.written = self.file.seek(SeekFrom::Start(at))?;
+        if !at.is_multiple_of(ALIGN_BYTES as u64) {
+            self.direct = Direct::Refused;
+        }
+        Ok(())
+    }
+
     /// Appends bytes; they reach the file at the latest with [`Self::flush`].
     ///
     /// # Errors
@@ -178,6 +191,25 @@ mod tests {
         writer.file().read_exact_at(&mut back, 0).unwrap();
         assert!(back == whole);
         assert_eq!(writer.file().metadata().unwrap().len(), whole.len() as u64);
+    }
+
+    #[test]
+    fn a_file_goes_on_wherever_it_was_cut_off() {
+        use std::os::unix::fs::FileExt;
+        let bytes: Vec<u8> = (0..3 * BUFFER_BYTES).map(|at| (at / 7 + at / 4096) as u8).collect();
+        for at in [0, 1, 4095, 4096, BUFFER_BYTES, BUFFER_BYTES + 5, 3 * BUFFER_BYTES] {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&bytes[..at]).unwrap();
+            file.write_all(b"what was cut off").unwrap();
+            let mut writer = FileWriter::new(file);
+            writer.start_at(at as u64).unwrap();
+            writer.write(&bytes[at..]).unwrap();
+            writer.flush().unwrap();
+            let mut back = vec![0; bytes.len()];
+            writer.file().read_exact_at(&mut back, 0).unwrap();
+            assert!(back == bytes, "cut off at {at}");
+            assert_eq!(writer.file().metadata().unwrap().len(), bytes.len() as u64);
+        }
     }
 
     #[test]

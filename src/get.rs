@@ -6,9 +6,10 @@
 
 mod fetch;
 mod local;
+mod temporary;
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use futures_util::stream::{self, StreamExt};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -18,9 +19,9 @@ use crate::chunk::FileHash;
 use crate::monitor::Event;
 use crate::path::RemotePath;
 use crate::put::{Context, Overwrite};
-use fetch::{Fetcher, Span};
+use fetch::{Fetcher, Got, Span};
 pub(crate) use local::hash_local;
-use local::{Dirs, Temporary};
+use temporary::{Dirs, Temporary, lasting_path};
 
 /// Files opened together at most.
 const GROUP_FILES: usize = crate::api::MAX_FILES;
@@ -92,11 +93,14 @@ pub struct GetSummary {
     pub failed: u64,
     /// Files whose content was there.
     pub unchanged: u64,
+    /// Bytes of the fetched files that an interrupted get had left.
+    pub resumed_bytes: u64,
 }
 
 /// Fetches files. `wanted` is pulled from as work goes on. Parents of destinations must exist. A file appears under its
-/// name only whole, proved by its SHA-256 and synced; modification time and execute bit are restored. Temporary files
-/// that a killed get left in the directories of the destinations are removed.
+/// name only whole, proved by its SHA-256 and synced; modification time and execute bit are restored. Of a file of several
+/// chunks, a get that ends early leaves what it has in a temporary file, which the next get of the same goes on with after
+/// proving it; all others that were left in the directories of the destinations are removed.
 ///
 /// # Errors
 /// Only what ends the whole get.
@@ -106,28 +110,27 @@ pub async fn get(
     options: &GetOptions,
     each: &mut (dyn FnMut(GetOutcome) + Send),
 ) -> ApiResult<GetSummary> {
-    let mut getter = Getter { context, options, each, summary: GetSummary::default() };
+    let mut getter = Getter { context, options, each, summary: GetSummary::default(), dirs: Dirs::default() };
     let mut group = Vec::new();
     let mut bytes = 0;
-    let mut dirs = Dirs::default();
     for one in wanted {
         let dest = one.dest.clone();
         if !options.dry_run {
-            // Before looking: what is removed there must not be counted as being there.
-            dirs.enter(&context.seam, &dest).await;
+            getter.dirs.enter(&context.seam, &dest).await;
         }
         context.watch.event(Event::Found { files: 1, bytes: Some(one.entry.size) });
         if let Some(one) = getter.look(one).await {
             bytes = one.entry.size.saturating_add(bytes);
             group.push(one);
         }
-        if group.len() >= GROUP_FILES || bytes >= GROUP_BYTES || dirs.count() >= GROUP_DIRS {
+        if group.len() >= GROUP_FILES || bytes >= GROUP_BYTES || getter.dirs.count() >= GROUP_DIRS {
             getter.group(std::mem::take(&mut group)).await?;
-            dirs.leave_but(&dest);
+            getter.dirs.leave_but(&context.seam, Some(&dest)).await;
             bytes = 0;
         }
     }
     getter.group(group).await?;
+    getter.dirs.leave_but(&context.seam, None).await;
     Ok(getter.summary)
 }
 
@@ -136,6 +139,7 @@ struct Getter<'a> {
     options: &'a GetOptions,
     each: &'a mut (dyn FnMut(GetOutcome) + Send),
     summary: GetSummary,
+    dirs: Dirs,
 }
 
 impl Getter<'_> {
@@ -177,14 +181,23 @@ impl Getter<'_> {
             return Err(ApiError::new(Code::Internal, "the coordinator did not answer for every file"));
         }
         let prefetched = fetcher.small_spans(session.files.iter().flatten()).await?;
+        let dirs = &mut self.dirs;
         let work = group.into_iter().zip(session.files).map(|(mut one, opened)| {
             let (fetcher, prefetched) = (&fetcher, &prefetched);
+            let lasting = opened.as_ref().ok().and_then(|file| lasting_path(&one.dest, file));
+            if let Some(lasting) = &lasting {
+                dirs.keep(lasting);
+            }
             async move {
                 let fetched = match opened {
                     Ok(file) if file.entry.path == one.entry.path => {
                         // Another version, perhaps, than was listed.
                         one.entry = file.entry.clone();
-                        fetch_file(fetcher, &one.dest, &file, prefetched.get(&file.version.0)).await
+                        let temporary = Temporary::create(fetcher.seam(), &one.dest, lasting).await;
+                        match temporary {
+                            Ok(one) => fetch_file(fetcher, one, &file, prefetched.get(&file.version.0)).await,
+                            Err(error) => Err(error),
+                        }
                     }
                     Ok(file) => {
                         let what = format!("the coordinator opened {} in its place", file.entry.path);
@@ -199,7 +212,10 @@ impl Getter<'_> {
         let (mut whole, mut rest) = (Vec::new(), Vec::new());
         for (one, fetched) in fetched {
             match fetched {
-                Ok(temporary) => whole.push((one, temporary)),
+                Ok((temporary, resumed)) => {
+                    self.summary.resumed_bytes += resumed;
+                    whole.push((one, temporary));
+                }
                 Err(error) => rest.push((one, error)),
             }
         }
@@ -224,31 +240,46 @@ impl Getter<'_> {
     }
 }
 
-/// Fetches one file into a temporary file beside its destination, and proves it whole.
+/// Fetches one file into its temporary file, and proves it whole. Gives how many bytes were in it already.
 async fn fetch_file(
     fetcher: &Fetcher<'_>,
-    dest: &Path,
+    mut temporary: Temporary,
     file: &OpenFile,
     prefetched: Option<&fetch::Spanned>,
-) -> ApiResult<Temporary> {
+) -> ApiResult<(Temporary, u64)> {
     fetcher.watch(Event::File(file.entry.path.to_string()));
-    let mut temporary = Temporary::create(fetcher.seam(), dest).await?;
+    let kept = temporary.kept();
+    // Bytes at the beginning that were there; known once something else comes.
+    let mut resumed = kept.is_none().then_some(0);
     let mut hash = FileHash::new();
     let mut size = 0;
-    let mut chunks = fetcher.chunks(file, Span { first: 0, count: file.data_chunks() }, prefetched)?;
-    while let Some(plain) = chunks.next().await {
-        let plain = plain?;
+    let mut chunks = fetcher.chunks(file, Span { first: 0, count: file.data_chunks() }, prefetched, kept)?;
+    while let Some(got) = chunks.next().await {
+        let Got { plain, kept } = got?;
+        let length = plain.len() as u64;
         hash.update(&plain);
-        size += plain.len() as u64;
-        fetcher.watch(Event::Written(plain.len() as u64));
-        temporary.write(fetcher.seam(), plain).await?;
+        if resumed.is_none() && !kept {
+            temporary.cut(fetcher.seam(), size).await?;
+            resumed = Some(size);
+        }
+        if resumed.is_none() {
+            fetcher.watch(Event::Here(length));
+        } else {
+            temporary.write(fetcher.seam(), plain).await?;
+            fetcher.watch(Event::Written(length));
+        }
+        size += length;
     }
     drop(chunks);
+    if resumed.is_none() {
+        temporary.cut(fetcher.seam(), size).await?;
+    }
     if size != file.entry.size || file.entry.sha256.is_none_or(|whole| whole.0 != hash.finish()) {
+        temporary.give_up();
         return Err(not_whole(&file.entry));
     }
     temporary.close(fetcher.seam()).await?;
-    Ok(temporary)
+    Ok((temporary, resumed.unwrap_or(size)))
 }
 
 fn not_whole(entry: &Entry) -> ApiError {
@@ -293,9 +324,9 @@ async fn write_range(
         let first = range.start / chunk_size;
         let span = Span { first, count: range.end.div_ceil(chunk_size) - first };
         let mut at = first * chunk_size;
-        let mut chunks = fetcher.chunks(file, span, None)?;
-        while let Some(plain) = chunks.next().await {
-            let plain = plain?;
+        let mut chunks = fetcher.chunks(file, span, None, None)?;
+        while let Some(got) = chunks.next().await {
+            let plain = got?.plain;
             let from = usize::try_from(range.start.saturating_sub(at)).unwrap_or(usize::MAX).min(plain.len());
             let to = usize::try_from(range.end.saturating_sub(at)).unwrap_or(usize::MAX).min(plain.len());
             output.write_all(&plain[from..to]).await.map_err(|error| cannot_write(&error))?;

@@ -140,12 +140,23 @@ pub struct Sealed {
 ///
 /// Works in the buffer that it is given, which is not copied when it has room for [`OVERHEAD`] more bytes.
 pub fn seal(dedup: &Key, plaintext: BytesMut) -> Sealed {
-    let mut buffer = plaintext;
-    let key = Key(*blake3::keyed_hash(dedup.expose(), &buffer).as_bytes());
-    let tag = encrypt(&key, [0; NONCE_BYTES], SEAL_AAD, &mut buffer);
-    buffer.extend_from_slice(&tag);
-    let bytes = buffer.freeze();
+    let key = Key(*blake3::keyed_hash(dedup.expose(), &plaintext).as_bytes());
+    let bytes = seal_under(&key, plaintext);
     Sealed { chunk: ChunkId::of(&bytes), key, bytes }
+}
+
+/// Whether a plaintext is what this chunk, which this key opens, was sealed from. Needs no dedup key.
+pub fn is_sealed_as(key: &Key, plaintext: &[u8], chunk: &ChunkId) -> bool {
+    let mut buffer = BytesMut::with_capacity(plaintext.len() + OVERHEAD);
+    buffer.extend_from_slice(plaintext);
+    ChunkId::of(&seal_under(key, buffer)) == *chunk
+}
+
+fn seal_under(key: &Key, plaintext: BytesMut) -> Bytes {
+    let mut buffer = plaintext;
+    let tag = encrypt(key, [0; NONCE_BYTES], SEAL_AAD, &mut buffer);
+    buffer.extend_from_slice(&tag);
+    buffer.freeze()
 }
 
 /// Opens a chunk in place: what it returns was sealed under this key, to the bit.

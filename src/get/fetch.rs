@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::temporary::Kept;
 use crate::api::{
     ApiError, ApiResult, BadCopy, Blob, Code, CopyAt, MAX_PAGE_CHUNKS, MAX_REPORTS, ManifestChunk, ManifestPage,
     ManifestSpan, NodeAddress, OpenFile, Part, ReadChunks, ReadSession,
@@ -41,6 +42,13 @@ impl OpenFile {
     pub(super) fn data_chunks(&self) -> u64 {
         self.entry.size.div_ceil(u64::from(self.chunk_size.max(1)))
     }
+}
+
+/// The plaintext of a chunk.
+pub(super) struct Got {
+    pub plain: Bytes,
+    /// Whether it is what an earlier get left, and came from no node.
+    pub kept: bool,
 }
 
 /// A span's chunks and how to reach their copies.
@@ -134,13 +142,15 @@ impl<'a> Fetcher<'a> {
         Ok(found)
     }
 
-    /// The plaintext of a span's chunks, in order; ends after the first failure.
+    /// The plaintext of a span's chunks, in order; ends after the first failure. What `kept` holds in its place, and what
+    /// proves to be the chunk, is not fetched.
     pub(super) fn chunks(
         &self,
         file: &OpenFile,
         span: Span,
         prefetched: Option<&Spanned>,
-    ) -> ApiResult<BoxStream<'static, ApiResult<Bytes>>> {
+        kept: Option<Kept>,
+    ) -> ApiResult<BoxStream<'static, ApiResult<Got>>> {
         let key = if file.wrapped_key.0.is_empty() {
             None
         } else {
@@ -154,6 +164,7 @@ impl<'a> Fetcher<'a> {
             next: span.first,
             end: span.first.saturating_add(span.count),
             asked: prefetched.cloned(),
+            kept,
             flying: VecDeque::new(),
             waiting: VecDeque::new(),
             failed: false,
@@ -207,8 +218,9 @@ struct Run {
     next: u64,
     end: u64,
     asked: Option<Spanned>,
+    kept: Option<Kept>,
     waiting: VecDeque<Task>,
-    flying: VecDeque<JoinHandle<ApiResult<Bytes>>>,
+    flying: VecDeque<JoinHandle<ApiResult<Got>>>,
     failed: bool,
 }
 
@@ -219,7 +231,7 @@ impl Drop for Run {
 }
 
 impl Run {
-    async fn next(&mut self) -> Option<ApiResult<Bytes>> {
+    async fn next(&mut self) -> Option<ApiResult<Got>> {
         if self.failed {
             return None;
         }
@@ -234,8 +246,8 @@ impl Run {
                 }
             }
             let Some(task) = self.waiting.pop_front() else { break };
-            let (shared, file) = (Arc::clone(&self.shared), Arc::clone(&self.file));
-            self.flying.push_back(tokio::spawn(async move { shared.fetch(&file, task).await }));
+            let (shared, file, kept) = (Arc::clone(&self.shared), Arc::clone(&self.file), self.kept.clone());
+            self.flying.push_back(tokio::spawn(async move { shared.get(&file, task, kept).await }));
         }
         // It stays in line while it is waited for, so that it ends with the run.
         let fetched = self.flying.front_mut()?.await;
@@ -311,9 +323,21 @@ impl Shared {
         Ok(Spanned { span, ways })
     }
 
+    /// One chunk: what is there of it already, or from a node.
+    async fn get(&self, file: &OpenFile, task: Task, kept: Option<Kept>) -> ApiResult<Got> {
+        let _permit = self.permits.acquire().await.map_err(|_| ApiError::new(Code::Internal, "the read has ended"))?;
+        if let Some(kept) = kept {
+            let at = task.index.saturating_mul(u64::from(file.chunk_size));
+            let (desc, key) = (task.chunk.desc, task.key.clone());
+            if let Some(plain) = self.context.seam.offload(move || kept.proved(at, &desc, key.as_ref())).await {
+                return Ok(Got { plain, kept: true });
+            }
+        }
+        self.fetch(file, task).await.map(|plain| Got { plain, kept: false })
+    }
+
     /// Fetches one chunk from the first copy that proves right; asks once more where copies are when none does.
     async fn fetch(&self, file: &OpenFile, task: Task) -> ApiResult<Bytes> {
-        let _permit = self.permits.acquire().await.map_err(|_| ApiError::new(Code::Internal, "the read has ended"))?;
         let mut last = None;
         if task.ways.until > Instant::now() {
             match self.read_copies(&task.chunk, &task.ways).await {

@@ -1,19 +1,14 @@
-//! The local side of a get: what is there already, temporary files, and putting whole files in their places.
-//!
-//! Names of the form `.NAME.RANDOM.bytenode-part` are reserved for temporary files in every directory that is got into.
+//! The local side of a get: what is there already, and putting whole files in their places.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
-use std::fs::{DirEntry, File};
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
-
 use super::Wanted;
+use super::temporary::{Temporary, parent};
 use crate::api::{ApiError, ApiResult, Code};
 use crate::chunk::FileHash;
-use crate::file_writer::FileWriter;
 use crate::put::{Context, Overwrite};
 use crate::seam::Seam;
 
@@ -88,163 +83,8 @@ fn modified(metadata: &std::fs::Metadata) -> Option<jiff::Timestamp> {
     jiff::Timestamp::from_microsecond(time.as_microsecond()).ok()
 }
 
-fn cannot(path: &Path, what: &str, error: &std::io::Error) -> ApiError {
+pub(super) fn cannot(path: &Path, what: &str, error: &std::io::Error) -> ApiError {
     ApiError::new(Code::Internal, format!("cannot {what} {}: {error}", path.display()))
-}
-
-/// What the name of every temporary file ends with; before it stand a dot, the destination's name, and [`RANDOM`] digits.
-const SUFFIX: &str = ".bytenode-part";
-/// Bytes of chance in such a name.
-const RANDOM: usize = 6;
-
-/// Whether a name is that of a temporary file.
-fn is_temporary(name: &OsStr) -> bool {
-    let stem = name.to_str().and_then(|name| name.strip_prefix('.')?.strip_suffix(SUFFIX));
-    let random = stem.and_then(|stem| stem.rsplit_once('.')).map(|(_, random)| random);
-    random.is_some_and(|random| random.len() == 2 * RANDOM && random.bytes().all(|digit| digit.is_ascii_hexdigit()))
-}
-
-/// Directories that a get is writing into. Each is locked, shared with other gets: who gets the lock alone knows that the
-/// temporary files in it were left by a get that was killed.
-#[derive(Default)]
-pub(super) struct Dirs(BTreeMap<PathBuf, Option<File>>);
-
-impl Dirs {
-    /// Enters the directory of a destination, and removes the temporary files that were left in it, unless another get is
-    /// at work there. Never waits for one.
-    pub(super) async fn enter(&mut self, seam: &Seam, dest: &Path) {
-        let dir = parent(dest);
-        if !self.0.contains_key(dir) {
-            let (dir, entered) = (dir.to_owned(), dir.to_owned());
-            let lock = seam.offload(move || enter(&entered)).await;
-            self.0.insert(dir, lock);
-        }
-    }
-
-    /// How many there are.
-    pub(super) fn count(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Leaves all of them but that of this destination.
-    pub(super) fn leave_but(&mut self, dest: &Path) {
-        self.0.retain(|dir, _| dir == parent(dest));
-    }
-}
-
-/// The lock, where the system has such locks for directories.
-fn enter(dir: &Path) -> Option<File> {
-    let lock = File::open(dir).ok()?;
-    lock.try_lock_shared().ok()?;
-    let entries = std::fs::read_dir(dir).ok()?.flatten();
-    let temporary = |entry: &DirEntry| is_temporary(&entry.file_name()) && entry.file_type().is_ok_and(|t| t.is_file());
-    let left: Vec<DirEntry> = entries.filter(temporary).collect();
-    if !left.is_empty() {
-        if lock.try_lock().is_ok() {
-            // What cannot be removed stays, and harms nothing.
-            left.iter().for_each(|entry| drop(std::fs::remove_file(entry.path())));
-        }
-        lock.try_lock_shared().ok()?;
-    }
-    Some(lock)
-}
-
-/// The directory that a file is in.
-fn parent(dest: &Path) -> &Path {
-    dest.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Whether all bytes, and at least one, are zero: each is as the one before it.
-fn is_zeros(bytes: &[u8]) -> bool {
-    bytes.first() == Some(&0) && bytes[1..] == bytes[..bytes.len() - 1]
-}
-
-/// A file that is being written beside its destination; removed unless it is put in place.
-pub(super) struct Temporary {
-    path: PathBuf,
-    file: Option<FileWriter>,
-    placed: bool,
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if !self.placed {
-            // What cannot be removed is found by its name: see [`Dirs::enter`].
-            drop(std::fs::remove_file(&self.path));
-        }
-    }
-}
-
-impl Temporary {
-    /// Makes a new file `.NAME.RANDOM.bytenode-part` in the destination's directory.
-    pub(super) async fn create(seam: &Seam, dest: &Path) -> ApiResult<Self> {
-        let name = dest.file_name().unwrap_or_default().to_string_lossy();
-        let short: String = name.chars().take(40).collect();
-        let random = data_encoding::HEXLOWER.encode(&seam.bytes::<RANDOM>());
-        let path = dest.with_file_name(format!(".{short}.{random}{SUFFIX}"));
-        let made = path.clone();
-        // Whole already where it is made: if nobody waits for it any more, it is removed.
-        let create = move || {
-            let file = File::options().write(true).create_new(true).open(&made)?;
-            Ok(Self { path: made, file: Some(FileWriter::new(file)), placed: false })
-        };
-        seam.offload(create).await.map_err(|error: std::io::Error| cannot(&path, "make", &error))
-    }
-
-    /// Appends bytes; zeros as a hole, so that a file with holes takes no more room than it did where it came from.
-    pub(super) async fn write(&mut self, seam: &Seam, bytes: Bytes) -> ApiResult<()> {
-        let Some(mut file) = self.file.take() else {
-            return Err(ApiError::new(Code::Internal, "an earlier write failed"));
-        };
-        let write = move || {
-            if is_zeros(&bytes) { file.skip(bytes.len()) } else { file.write(&bytes) }?;
-            Ok(file)
-        };
-        let written: std::io::Result<_> = seam.offload(write).await;
-        let file = written.map_err(|error| cannot(&self.path, "write", &error))?;
-        self.file = Some(file);
-        Ok(())
-    }
-
-    /// Ends writing. A group holds many files, more than may be open at once, so each is opened again to be synced.
-    /// The system begins at once to write what will be synced then.
-    pub(super) async fn close(&mut self, seam: &Seam) -> ApiResult<()> {
-        let Some(mut file) = self.file.take() else { return Ok(()) };
-        seam.offload(move || file.flush()).await.map_err(|error| cannot(&self.path, "write", &error))
-    }
-
-    fn sync(&mut self, wanted: &Wanted) -> std::io::Result<()> {
-        let file = File::options().write(true).open(&self.path)?;
-        let modified = std::time::SystemTime::from(wanted.entry.modified);
-        file.set_modified(modified)?;
-        #[cfg(unix)]
-        if wanted.entry.executable {
-            use std::os::unix::fs::PermissionsExt;
-            let mode = file.metadata()?.permissions().mode();
-            let readers = (mode & 0o444) >> 2;
-            file.set_permissions(PermissionsExt::from_mode(mode | readers))?;
-        }
-        file.sync_all()
-    }
-
-    fn place(&mut self, dest: &Path, overwrite: Overwrite) -> std::io::Result<()> {
-        self.file = None;
-        if overwrite == Overwrite::Never {
-            // A hard link fails where something is, so that what appeared meanwhile is not replaced.
-            match std::fs::hard_link(&self.path, dest) {
-                Ok(()) => return std::fs::remove_file(&self.path).map(|()| self.placed = true),
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Err(error),
-                Err(_) if dest.symlink_metadata().is_ok() => {
-                    return Err(std::io::Error::from(std::io::ErrorKind::AlreadyExists));
-                }
-                // This file system has no hard links.
-                Err(_) => {}
-            }
-        }
-        std::fs::rename(&self.path, dest)?;
-        self.placed = true;
-        Ok(())
-    }
 }
 
 /// Syncs all, renames all, then syncs the directories.
@@ -271,6 +111,9 @@ pub(super) async fn put_in_place(
                     _ => cannot(&wanted.dest, "put in place", &error),
                 })
             });
+            if result.is_err() {
+                temporary.give_up();
+            }
             placed.push((wanted, result));
         }
         sync_dirs(&dirs, &mut placed);
@@ -292,45 +135,5 @@ fn sync_dirs(dirs: &BTreeSet<PathBuf>, placed: &mut [(Wanted, ApiResult<()>)]) {
                 }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_names_of_temporary_files_are_taken_for_such() {
-        assert!(is_temporary(OsStr::new(".a.b.0123456789ab.bytenode-part")));
-        for other in
-            ["a.0123456789ab.bytenode-part", ".a.bytenode-part", ".a.0123456789xy.bytenode-part", ".bytenode-part"]
-        {
-            assert!(!is_temporary(OsStr::new(other)), "{other}");
-        }
-    }
-
-    /// What a killed get left went nowhere: the next get made files of its own, and those of the first stayed for ever.
-    #[cfg(unix)]
-    #[tokio::test]
-    async fn what_a_killed_get_left_is_removed_and_what_another_uses_stays() {
-        let (home, seam) = (tempfile::tempdir().unwrap(), Seam::real());
-        let dest = home.path().join("a");
-        let (mut first, mut second) = (Dirs::default(), Dirs::default());
-        std::fs::write(home.path().join(".b.0123456789ab.bytenode-part"), "left").unwrap();
-        std::fs::write(home.path().join("b.bytenode-part"), "not ours").unwrap();
-        let names = || std::fs::read_dir(home.path()).unwrap().count();
-        first.enter(&seam, &dest).await;
-        assert_eq!(names(), 1);
-        let mut temporary = Temporary::create(&seam, &dest).await.unwrap();
-        second.enter(&seam, &dest).await;
-        assert!(temporary.path.exists(), "the first is at work");
-        // As a process that is killed leaves it.
-        temporary.placed = true;
-        first.leave_but(Path::new("elsewhere/x"));
-        Dirs::default().enter(&seam, &dest).await;
-        assert!(temporary.path.exists(), "the second is there still");
-        drop(second);
-        Dirs::default().enter(&seam, &dest).await;
-        assert_eq!((temporary.path.exists(), names()), (false, 1));
     }
 }

@@ -16,5 +16,6 @@ mod nodes;
 mod reading;
 mod removal;
 mod repair;
+mod resume;
 mod seeds;
 mod spread;
