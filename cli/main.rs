@@ -13,6 +13,7 @@ mod profile;
 mod session;
 mod signals;
 mod ui;
+mod unfinished;
 
 fn main() -> ExitCode {
     args::choose_color();

@@ -135,6 +135,10 @@ pub struct PutSummary {
     pub skipped: u64,
     /// Files whose content was there.
     pub unchanged: u64,
+    /// Their bytes.
+    pub unchanged_bytes: u64,
+    /// Bytes of the stored files that nodes held already, so that they were not sent.
+    pub here_bytes: u64,
     /// Chunks of the stored files.
     pub chunks: u64,
     /// Of these, chunks that were stored already.
@@ -482,6 +486,7 @@ impl<'a> Putter<'a> {
         self.flying.pop_front();
         let through = through.map_err(|error| ApiError::new(Code::Internal, format!("sending stopped: {error}")))??;
         self.summary.sent_bytes += through.sent_bytes;
+        self.summary.here_bytes += through.here_bytes;
         self.nodes.extend(through.nodes);
         let ready = self.ready.pop_front().expect("one for every window");
         self.commit(ready).await
@@ -568,6 +573,7 @@ impl<'a> Putter<'a> {
 
     fn unchanged(&mut self, source: String, path: RemotePath, bytes: u64) {
         self.summary.unchanged += 1;
+        self.summary.unchanged_bytes = self.summary.unchanged_bytes.saturating_add(bytes);
         self.event(Event::Here(bytes));
         self.event(Event::FilesDone(1));
         (self.each)(PutOutcome::Unchanged { source, path });

@@ -11,7 +11,7 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::support::cluster::{Cluster, Guarded, bytes, signal, wait_for};
+use crate::support::cluster::{Cluster, Guarded, Ran, bytes, signal, wait_for};
 
 /// More JSON lines than a pipe, and the files in flight, could hold.
 const FILES: u64 = 3000;
@@ -62,8 +62,10 @@ fn a_put_of_a_tree_goes_on_after(with: Signal) {
     let (files, unchanged) = (again["files"].as_u64().unwrap(), again["unchanged"].as_u64().unwrap());
     assert!(files > 0 && unchanged > 0 && files + unchanged == FILES, "{again}");
     assert!(again["sent_bytes"].as_u64().unwrap() <= files * SEALED, "{again}");
+    assert!(again["resumed_bytes"].as_u64().unwrap() >= unchanged * LENGTH, "{again}");
     let third = user.summary(&words[1..]);
     assert_eq!((&third["unchanged"], &third["sent_bytes"]), (&FILES.into(), &0.into()), "{third}");
+    assert_eq!(third["resumed_bytes"], 0, "the second run ended: {third}");
     assert_eq!(user.summary(&["check", "tree", "bn:/tree"])["differences"], 0);
     assert_eq!(user.summary(&["admin", "health"])["verdict"], "healthy");
 }
@@ -109,10 +111,15 @@ fn a_get_of_a_tree_goes_on_after(with: Signal) {
     let (code, said) = end(get);
     ended(with, code, &said);
     user.member("n1").signal(Signal::CONT);
-    assert_eq!(parts(&back).is_empty(), with != Signal::KILL, "only who is killed cannot tidy up");
+    let left: u64 = parts(&back).iter().map(|part| part.metadata().unwrap().len()).sum();
+    assert!(left > 0, "what was fetched of it stays");
 
-    let again = user.summary(&words);
+    let again = Ran::of(user.command(&[&["--json"][..], &words].concat()).output().unwrap());
+    let (told, again) = (again.stderr.clone(), again.lines().pop().unwrap());
     assert_eq!((&again["files"], &again["unchanged"]), (&1.into(), &(SMALL + 1).into()), "{again}");
+    let resumed = again["resumed_bytes"].as_u64().unwrap();
+    assert!(resumed > 0 && resumed <= left && resumed.is_multiple_of(1 << 20), "{left} bytes were left: {again}");
+    assert!(told.contains(" of 199.0 MiB already here ("), "{told}");
     assert_eq!(parts(&back), [] as [&Path; 0]);
     assert_eq!(user.summary(&["check", "back", "bn:/tree"])["differences"], 0);
 }

@@ -81,12 +81,11 @@ fn right_type(command: &str, kind: &str, field: &str, value: &Value) -> bool {
         "spread" => value.is_null() || value.is_boolean(),
         "seconds" | "load" => value.is_number(),
         "ok" | "dry_run" | "deleted" | "started" | "public" | "executable" | "safe_to_delete" => value.is_boolean(),
-        "files" | "bytes" | "sent_bytes" | "failed" | "skipped" | "unchanged" | "size" | "chunks" | "new_chunks"
-        | "copies_target" | "bad_replicas" | "entries" | "index" | "nodes" | "dirs" | "differences" | "used_bytes"
-        | "capacity_bytes" | "replicas" | "usable_bytes" | "under_replicated" | "replicas_checked" | "findings"
-        | "repaired" | "remaining" | "packs" | "waiting" | "pid" | "stopped" | "exit" | "checks" | "risks" => {
-            value.is_u64()
-        }
+        "files" | "bytes" | "sent_bytes" | "resumed_bytes" | "failed" | "skipped" | "unchanged" | "size" | "chunks"
+        | "new_chunks" | "copies_target" | "bad_replicas" | "entries" | "index" | "nodes" | "dirs" | "differences"
+        | "used_bytes" | "capacity_bytes" | "replicas" | "usable_bytes" | "under_replicated" | "replicas_checked"
+        | "findings" | "repaired" | "remaining" | "packs" | "waiting" | "pid" | "stopped" | "exit" | "checks"
+        | "risks" => value.is_u64(),
         _ => value.is_string(),
     }
 }

@@ -203,31 +203,66 @@ fn start(user: &Cluster, arguments: &[&str]) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-#[test]
-fn an_interrupted_put_goes_on_when_run_again() {
-    const MEBIBYTES: u64 = 512;
+fn a_put_goes_on_after(with: Signal, streamed: bool) {
+    const MEBIBYTES: u64 = 384;
     let user = Cluster::up(1);
-    counted_file(&user.work().join("disk.img"), MEBIBYTES);
-    let words = ["--json", "put", "disk.img", "bn:/", "--replicas", "1"];
-    let child = start(&user, &words);
+    let file = user.work().join("disk.img");
+    counted_file(&file, MEBIBYTES);
+    let put = |json: &[&'static str]| {
+        let mut words = json.to_vec();
+        words.extend(["put", if streamed { "-" } else { "disk.img" }, "bn:/disk.img", "--replicas", "1"]);
+        let mut command = user.command(&words);
+        if streamed {
+            command.stdin(fs::File::open(&file).unwrap());
+        }
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let child = put(&["--json"]);
     let packs = user.member("n1").data.join("packs");
     wait_for("some packs", || stored(&packs) > 130 << 20);
-    signal(&child, Signal::INT);
+    signal(&child, with);
     let ran = Ran::of(child.wait_with_output().unwrap());
-    assert_eq!(ran.code, 130, "{}{}", ran.text(), ran.stderr);
-    assert_eq!(ran.lines().last().unwrap()["exit"], 130);
-    assert!(ran.stderr.contains("hint:"), "{}", ran.stderr);
+    if with != Signal::KILL {
+        assert_eq!(ran.code, 130, "{}{}", ran.text(), ran.stderr);
+        assert_eq!(ran.lines().last().unwrap()["exit"], 130);
+        assert!(ran.stderr.contains("hint:"), "{}", ran.stderr);
+    }
     user.exits(5, &["stat", "bn:/disk.img"]);
 
-    let lines = Ran::of(start(&user, &words).wait_with_output().unwrap()).lines();
-    let summary = lines.last().unwrap();
+    let ran = Ran::of(put(&["--json"]).wait_with_output().unwrap());
+    let summary = ran.lines().pop().unwrap();
     assert_eq!(summary["files"], 1, "{summary}");
-    let sent = summary["sent_bytes"].as_u64().unwrap();
+    let (sent, resumed) = (summary["sent_bytes"].as_u64().unwrap(), summary["resumed_bytes"].as_u64().unwrap());
     // Of what the node had, three windows of 16 MiB may not have been reported yet.
-    assert!(sent < (MEBIBYTES - 130 + 3 * 16) << 20, "{sent} bytes were sent again");
+    let reported = (130 - 3 * 16) << 20;
+    assert!(sent < (MEBIBYTES << 20) - reported, "{sent} bytes were sent again");
+    assert!(resumed >= reported, "{summary}");
+    let told = ran.stderr.lines().find(|line| line.starts_with("resumed: ")).expect("it is said");
+    if streamed {
+        assert!(told.ends_with(" MiB already stored"), "{told}");
+    } else {
+        assert!(told.contains(" of 384.0 MiB already stored (") && told.ends_with(" %)"), "{told}");
+    }
     user.ok(&["get", "bn:/disk.img", "back.img"]);
     let checked = user.summary(&["check", "back.img", "bn:/disk.img"]);
     assert_eq!(checked["differences"], 0, "{checked}");
+    let again = Ran::of(put(&[]).wait_with_output().unwrap());
+    assert!(again.code == 0 && !again.stderr.contains("resumed"), "{}", again.stderr);
+}
+
+#[test]
+fn an_interrupted_put_goes_on_when_run_again() {
+    a_put_goes_on_after(Signal::INT, false);
+}
+
+#[test]
+fn a_killed_put_goes_on_when_run_again() {
+    a_put_goes_on_after(Signal::KILL, false);
+}
+
+#[test]
+fn an_interrupted_put_of_a_stream_goes_on_when_run_again() {
+    a_put_goes_on_after(Signal::INT, true);
 }
 
 /// A node that takes connections and says nothing costs time, never the result.

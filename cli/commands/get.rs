@@ -18,7 +18,7 @@ use crate::commands::put::{OverwriteArg, SkippedRecord};
 use crate::commands::{Ctx, Typed, cat, entry_at, no_json, typed};
 use crate::error::{Exit, Failure, Outcome, Tally};
 use crate::ui::progress::{self, Way};
-use crate::ui::text::{count, plural, size};
+use crate::ui::text::{count, percent_of, plural, size, size_of};
 use crate::ui::{FailedRecord, Ui};
 
 mod lister;
@@ -190,6 +190,7 @@ struct SummaryRecord {
     failed: u64,
     skipped: u64,
     unchanged: u64,
+    resumed_bytes: u64,
     dry_run: bool,
 }
 
@@ -250,6 +251,7 @@ impl Report {
             failed,
             skipped: 0,
             unchanged: summary.unchanged,
+            resumed_bytes: summary.resumed_bytes,
             dry_run: self.dry_run,
         })?;
         for line in sentences(summary, failed, self.dry_run) {
@@ -273,6 +275,10 @@ pub fn stood_in(copies: u64) -> String {
 
 fn sentences(summary: &GetSummary, failed: u64, dry_run: bool) -> Vec<String> {
     let mut lines = Vec::new();
+    if summary.resumed_bytes > 0 {
+        let (here, all) = (summary.resumed_bytes, summary.bytes);
+        lines.push(format!("resumed: {} already here ({})", size_of(here, all), percent_of(here, all)));
+    }
     if summary.files > 0 {
         let verb = if dry_run { "Would fetch" } else { "Fetched" };
         let proved = if dry_run { "" } else { ", every byte proved" };

@@ -17,10 +17,12 @@ use serde::Serialize;
 use crate::args::{examples, exits};
 use crate::commands::get::REPLACE;
 use crate::commands::{Ctx, Typed, kind_at, typed};
+use crate::credentials::Credentials;
 use crate::error::{Exit, Failure, Outcome, Tally, code_of};
 use crate::ui::progress::{self, Way};
-use crate::ui::text::{count, plural, size};
+use crate::ui::text::{count, percent_of, plural, size, size_of};
 use crate::ui::{FailedRecord, Ui};
+use crate::unfinished::Unfinished;
 
 /// Store files and directories
 #[derive(Debug, clap::Args)]
@@ -154,6 +156,8 @@ pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
         place_put(&described, &target)?;
     }
     let session = ctx.session()?;
+    let endless = sources.contains(&Operand::Input);
+    let unfinished = begun(ctx, &sources, &target, args);
     target.kind = kind_at(&session, &target.path).await?;
     let placed = place_put(&described, &target)?;
     let mut report = Report::new(&ctx.ui, args.dry_run);
@@ -194,7 +198,39 @@ pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
     };
     let summary = result?;
     drawing.finish(&verified(&summary));
-    report.finish(&summary, started.elapsed().as_secs_f64())
+    let resumed = Resumed { again: unfinished.as_ref().is_some_and(Unfinished::again), endless };
+    unfinished.into_iter().for_each(Unfinished::end);
+    report.finish(&summary, started.elapsed().as_secs_f64(), resumed)
+}
+
+/// Notes that this put begins: the same sources to the same place at the same coordinator. Not for a pool that is gone
+/// afterwards.
+fn begun(ctx: &Ctx, sources: &[Operand], target: &Target, args: &Args) -> Option<Unfinished> {
+    if args.dry_run || ctx.open.is_some() {
+        return None;
+    }
+    let url = Credentials::load(&ctx.profile.dirs.state).ok().and_then(|credentials| ctx.url(&credentials));
+    let (url, dest) = (url.unwrap_or_default(), target.path.to_string());
+    let how = format!("{:?} {} {}", args.replicas, args.public, target.slash);
+    let paths: Vec<PathBuf> = sources
+        .iter()
+        .map(|source| match source {
+            Operand::Input => PathBuf::new(),
+            Operand::Local(path) => std::path::absolute(path).unwrap_or_else(|_| path.clone()),
+        })
+        .collect();
+    let mut words = vec![url.as_bytes(), dest.as_bytes(), how.as_bytes()];
+    words.extend(paths.iter().map(|path| path.as_os_str().as_encoded_bytes()));
+    Some(Unfinished::begin(&ctx.profile.dirs.state, &words))
+}
+
+/// What is known of an earlier run of the same put.
+#[derive(Debug, Clone, Copy)]
+struct Resumed {
+    /// It was begun before, and did not end.
+    again: bool,
+    /// How long its input is was not known before its end.
+    endless: bool,
 }
 
 fn progress_name(walks: &[(PathBuf, RemotePath)]) -> String {
@@ -258,6 +294,7 @@ struct SummaryRecord {
     failed: u64,
     skipped: u64,
     unchanged: u64,
+    resumed_bytes: u64,
     dry_run: bool,
 }
 
@@ -326,7 +363,7 @@ impl Report {
         self.keep(|ui| ui.record(&record));
     }
 
-    fn finish(mut self, summary: &PutSummary, seconds: f64) -> Outcome<Exit> {
+    fn finish(mut self, summary: &PutSummary, seconds: f64, resumed: Resumed) -> Outcome<Exit> {
         let record = SummaryRecord {
             kind: "summary",
             files: summary.files,
@@ -336,10 +373,14 @@ impl Report {
             failed: self.tally.failed(),
             skipped: summary.skipped,
             unchanged: summary.unchanged,
+            resumed_bytes: if resumed.again { here(summary) } else { 0 },
             dry_run: self.dry_run,
         };
         self.keep(|ui| ui.record(&record));
         self.output?;
+        if resumed.again {
+            resumed_line(summary, resumed.endless).iter().for_each(|line| self.ui.note(line));
+        }
         for line in sentences(summary, self.tally.failed(), self.dry_run) {
             self.ui.note(&line);
         }
@@ -352,6 +393,20 @@ impl Report {
             exit => exit,
         })
     }
+}
+
+/// Bytes that this put found stored.
+fn here(summary: &PutSummary) -> u64 {
+    summary.here_bytes.saturating_add(summary.unchanged_bytes)
+}
+
+/// What was there of a put that was interrupted, if anything.
+fn resumed_line(summary: &PutSummary, endless: bool) -> Option<String> {
+    let (here, all) = (here(summary), summary.bytes.saturating_add(summary.unchanged_bytes));
+    (here > 0).then(|| match endless {
+        true => format!("resumed: {} already stored", size(here)),
+        false => format!("resumed: {} already stored ({})", size_of(here, all), percent_of(here, all)),
+    })
 }
 
 /// The result for people.
@@ -426,6 +481,16 @@ mod tests {
         assert!(read(&["bn:/d"]).unwrap_err().message.starts_with("nothing to put"));
         assert_eq!(read(&["bn:/a", "bn:/d"]).unwrap_err().exit, Exit::Usage);
         assert_eq!(read(&["a", "bn:d"]).unwrap_err().hint.unwrap(), "did you mean bn:/d?");
+    }
+
+    #[test]
+    fn what_was_there_of_an_interrupted_put_is_told() {
+        let mut summary = PutSummary { bytes: 5 << 30, here_bytes: (3 << 30) + (100 << 20), ..PutSummary::default() };
+        assert_eq!(resumed_line(&summary, false).unwrap(), "resumed: 3.1 of 5.0 GiB already stored (61 %)");
+        assert_eq!(resumed_line(&summary, true).unwrap(), "resumed: 3.1 GiB already stored");
+        summary = PutSummary { bytes: 1000, unchanged_bytes: 999_000, ..PutSummary::default() };
+        assert_eq!(resumed_line(&summary, false).unwrap(), "resumed: 975.6 of 976.6 KiB already stored (99 %)");
+        assert_eq!(resumed_line(&PutSummary { bytes: 5, ..PutSummary::default() }, false), None);
     }
 
     #[test]

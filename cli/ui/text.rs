@@ -68,6 +68,18 @@ pub fn in_unit(bytes: u64, unit: usize) -> String {
     if unit == 0 { bytes.to_string() } else { format!("{:.1}", scaled(bytes, unit)) }
 }
 
+/// `3.1 of 5.0 GiB`.
+pub fn size_of(bytes: u64, all: u64) -> String {
+    let unit = unit_of(all);
+    format!("{} of {} {}", in_unit(bytes, unit), in_unit(all, unit), UNITS[unit])
+}
+
+/// `61 %`; what is less than all is never 100 %.
+pub fn percent_of(bytes: u64, all: u64) -> String {
+    let percent = u128::from(bytes) * 100 / u128::from(all.max(1));
+    format!("{percent} %")
+}
+
 /// `1,204`.
 pub fn count(number: u64) -> String {
     let digits = number.to_string();

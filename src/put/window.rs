@@ -157,7 +157,8 @@ impl Full {
         let (chunks, rest): (HashMap<_, _>, HashMap<_, _>) =
             std::mem::take(&mut self.chunks).into_iter().partition(|(chunk, _)| wanted.contains(chunk));
         rest.into_values().for_each(|bytes| buffers.give(bytes));
-        Ok(Planned { plan, chunks, wanted_bytes: self.plain_bytes.saturating_sub(here), buffers: buffers.clone() })
+        let wanted_bytes = self.plain_bytes.saturating_sub(here);
+        Ok(Planned { plan, chunks, wanted_bytes, here_bytes: here, buffers: buffers.clone() })
     }
 }
 
@@ -167,19 +168,22 @@ pub(super) struct Planned {
     chunks: HashMap<ChunkId, Bytes>,
     /// Plaintext bytes that were not here already.
     wanted_bytes: u64,
+    here_bytes: u64,
     buffers: Buffers,
 }
 
 /// A window that came through.
 pub(super) struct Through {
     pub sent_bytes: u64,
+    /// Plaintext bytes that were here already.
+    pub here_bytes: u64,
     pub nodes: HashSet<NodeId>,
 }
 
 impl Planned {
     /// Sends the packs, reports them, and goes on with what takes the place of those that failed.
     pub(super) async fn go(mut self, context: &Context, session: &Arc<PutSession>) -> ApiResult<Through> {
-        let mut through = Through { sent_bytes: 0, nodes: HashSet::new() };
+        let mut through = Through { sent_bytes: 0, here_bytes: self.here_bytes, nodes: HashSet::new() };
         let mut plan = std::mem::take(&mut self.plan);
         for _ in 0..ROUNDS {
             plan.notices.iter().for_each(|notice| context.watch.event(Event::Notice(notice.clone())));
