@@ -37,8 +37,9 @@ pub struct ClientLimits {
     pub long_call: Duration,
     /// Bytes of one answer.
     pub answer_bytes: usize,
-    /// How often a call that may be repeated is sent again after its connection dropped.
-    pub repeats: u32,
+    /// How long a coordinator that has answered before may be away, as when it is started again: calls that it cannot
+    /// have done, or that may be done twice, are sent again until then. Less than `call`.
+    pub away: Duration,
 }
 
 impl Default for ClientLimits {
@@ -48,7 +49,7 @@ impl Default for ClientLimits {
             call: Duration::from_secs(30),
             long_call: Duration::from_secs(24 * 3600),
             answer_bytes: 64 << 20,
-            repeats: 2,
+            away: Duration::from_secs(25),
         }
     }
 }

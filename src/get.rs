@@ -176,7 +176,7 @@ impl Getter<'_> {
         let paths: Vec<RemotePath> = group.iter().map(|one| one.entry.path.clone()).collect();
         let request = OpenRead { machine: self.options.machine.clone(), paths };
         let session = self.context.api.open_read(&request).await?;
-        let fetcher = Fetcher::new(self.context, &session);
+        let fetcher = Fetcher::new(self.context, request, &session);
         if session.files.len() != group.len() {
             return Err(ApiError::new(Code::Internal, "the coordinator did not answer for every file"));
         }
@@ -304,7 +304,7 @@ pub async fn cat(
     let request = OpenRead { machine: options.machine.clone(), paths: vec![path.clone()] };
     let mut session = context.api.open_read(&request).await?;
     let file = session.files.pop().ok_or_else(|| ApiError::new(Code::Internal, "the coordinator opened nothing"))??;
-    let fetcher = Fetcher::new(context, &session);
+    let fetcher = Fetcher::new(context, request, &session);
     let end = length.map_or(file.entry.size, |length| offset.saturating_add(length).min(file.entry.size));
     let written = write_range(&fetcher, &file, offset..end, output).await;
     // What was bad is reported all the more when there was nothing to take its place.

@@ -5,7 +5,7 @@
 //! nobody reads has to stop when the pipe is full, and one whose node is stopped cannot go on.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -23,14 +23,6 @@ fn guarded(user: &Cluster, words: &[&str]) -> Guarded {
     Guarded(user.command(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
 }
 
-/// Reads what an interrupted process still has to say; its exit code, nothing if a signal ended it.
-fn end(mut process: Guarded) -> (Option<i32>, String) {
-    let (mut out, mut err) = (String::new(), String::new());
-    process.0.stdout.take().unwrap().read_to_string(&mut out).unwrap();
-    process.0.stderr.take().unwrap().read_to_string(&mut err).unwrap();
-    (process.0.wait().unwrap().code(), out + &err)
-}
-
 fn small_files(user: &Cluster, count: u64) {
     for number in 0..count {
         user.file(&format!("tree/{}/{number}", number / 500), &bytes(number, 4096));
@@ -38,12 +30,14 @@ fn small_files(user: &Cluster, count: u64) {
 }
 
 /// What each signal makes of a process that it meets in the middle.
-fn ended(with: Signal, code: Option<i32>, said: &str) {
-    match with {
-        Signal::KILL => assert_eq!(code, None, "{said}"),
-        Signal::INT => assert_eq!(code, Some(130), "{said}"),
-        _ => assert_eq!(code, Some(143), "{said}"),
-    }
+fn ended(with: Signal, ran: &Ran) {
+    let said = ran.text() + &ran.stderr;
+    let code = match with {
+        Signal::KILL => 128 + 9,
+        Signal::INT => 130,
+        _ => 143,
+    };
+    assert_eq!(ran.code, code, "{said}");
     assert!(with == Signal::KILL || said.contains("hint: run the same command again"), "{said}");
 }
 
@@ -55,8 +49,7 @@ fn a_put_of_a_tree_goes_on_after(with: Signal) {
     assert!(put.first_line().contains(r#""type":"file""#));
     // From here on nobody reads. It cannot have finished: the lines do not fit into the pipe.
     signal(&put.0, with);
-    let (code, said) = end(put);
-    ended(with, code, &said);
+    ended(with, &put.end());
 
     let again = user.summary(&words[1..]);
     let (files, unchanged) = (again["files"].as_u64().unwrap(), again["unchanged"].as_u64().unwrap());
@@ -101,15 +94,14 @@ fn a_get_of_a_tree_goes_on_after(with: Signal) {
     }
     user.ok(&["put", "tree", "bn:/", "--replicas", "1"]);
     let (words, back) = (["get", "bn:/tree", "back"], user.work().join("back"));
-    let get = guarded(&user, &words);
+    let mut get = guarded(&user, &words);
     let begun =
         |part: &PathBuf| part.to_str().unwrap().contains(".large2.") && part.metadata().is_ok_and(|m| m.len() > 0);
     wait_for("some of the last file", || parts(&back).iter().any(begun));
     user.member("n1").signal(Signal::STOP);
     assert!(!back.join("large2").exists(), "it was too quick for this test");
     signal(&get.0, with);
-    let (code, said) = end(get);
-    ended(with, code, &said);
+    ended(with, &get.end());
     user.member("n1").signal(Signal::CONT);
     let left: u64 = parts(&back).iter().map(|part| part.metadata().unwrap().len()).sum();
     assert!(left > 0, "what was fetched of it stays");

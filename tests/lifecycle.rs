@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -196,11 +196,6 @@ fn stored(dir: &Path) -> u64 {
         _ => entry.metadata().map_or(0, |metadata| metadata.len()),
     };
     entries.flatten().map(of).sum()
-}
-
-fn start(user: &Cluster, arguments: &[&str]) -> Child {
-    let mut command = user.command(arguments);
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 fn a_put_goes_on_after(with: Signal, streamed: bool) {

@@ -12,6 +12,8 @@ mod cli;
 #[cfg(unix)]
 mod cli_daemon;
 #[cfg(unix)]
+mod concurrency;
+#[cfg(unix)]
 mod demo;
 #[cfg(unix)]
 mod exits;

@@ -2,12 +2,15 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode, redirect};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 use url::Url;
 
 use super::{ClientLimits, wire, wrong_answer};
@@ -16,8 +19,11 @@ use crate::machine::is_loopback;
 use crate::node::GrantToken;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The wait before the first repetition; each further one waits four times as long.
+/// The wait before the first repetition; each further one waits twice as long, up to [`LAST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+/// How often a call to a coordinator that has not answered yet is sent again after its connection dropped.
+const FIRST_REPEATS: u32 = 2;
 /// Less than the time after which the server closes an idle connection, so that a call seldom meets a closing one.
 const IDLE: Duration = Duration::from_secs(5);
 /// The most characters of a foreign text that an error quotes.
@@ -84,6 +90,8 @@ impl<'a> Call<'a> {
 
 /// Why an attempt gave no answer.
 enum Lost {
+    /// There was no connection: it was not done.
+    Refused(String),
     /// The connection dropped: it may have been done or not.
     Dropped(String),
     /// Sending again would not help.
@@ -97,6 +105,8 @@ pub struct Client {
     base: Url,
     authorization: HeaderValue,
     limits: ClientLimits,
+    /// Whether the coordinator has answered.
+    answered: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Client {
@@ -135,7 +145,7 @@ impl Client {
             .tcp_keepalive(Duration::from_secs(30))
             .build()
             .map_err(|error| ApiError::new(Code::Internal, format!("no HTTP client can be made ({error})")))?;
-        Ok(Self { http, base, authorization, limits })
+        Ok(Self { http, base, authorization, limits, answered: Arc::default() })
     }
 
     /// The coordinator's address.
@@ -170,21 +180,34 @@ impl Client {
     }
 
     async fn attempts(&self, call: &Call<'_>, url: &Url) -> ApiResult<Answer> {
-        let mut pause = FIRST_PAUSE;
-        let mut left = if call.repeat == Repeat::Safe { self.limits.repeats } else { 0 };
+        let (begun, mut pause, mut sent) = (Instant::now(), FIRST_PAUSE, 0);
         loop {
-            match self.attempt(call, url).await {
-                Ok(answer) => return Ok(answer),
-                Err(Lost::Final(error)) => return Err(error),
-                Err(Lost::Dropped(why)) if left == 0 => {
-                    return Err(self.unanswered(&format!("dropped the connection ({why})")));
+            let lost = match self.attempt(call, url).await {
+                Ok(answer) => {
+                    self.answered.store(true, Ordering::Relaxed);
+                    return Ok(answer);
                 }
-                Err(Lost::Dropped(_)) => {
-                    left -= 1;
-                    tokio::time::sleep(pause).await;
-                    pause *= 4;
+                Err(lost) => lost,
+            };
+            sent += 1;
+            // Who never answered may well not run at all; who did is perhaps being started again.
+            let known = self.answered.load(Ordering::Relaxed);
+            let patient = known && begun.elapsed() < self.limits.away;
+            let (again, error) = match lost {
+                Lost::Final(error) => (false, error),
+                Lost::Refused(why) => {
+                    (patient, self.unanswered(&format!("does not answer ({why})")).hint("bytenode up"))
                 }
+                Lost::Dropped(why) => {
+                    let safe = call.repeat == Repeat::Safe && (patient || (!known && sent <= FIRST_REPEATS));
+                    (safe, self.unanswered(&format!("dropped the connection ({why})")))
+                }
+            };
+            if !again {
+                return Err(error);
             }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_PAUSE);
         }
     }
 
@@ -194,9 +217,9 @@ impl Client {
         if let Some(body) = &call.body {
             request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
         }
-        let mut response = request.send().await.map_err(|error| self.lost(error))?;
+        let mut response = request.send().await.map_err(Self::lost)?;
         let mut body = Vec::new();
-        while let Some(piece) = response.chunk().await.map_err(|error| self.lost(error))? {
+        while let Some(piece) = response.chunk().await.map_err(Self::lost)? {
             if body.len().saturating_add(piece.len()) > self.limits.answer_bytes {
                 let most = self.limits.answer_bytes;
                 return Err(Lost::Final(wrong_answer(format!("the coordinator's answer has more than {most} bytes"))));
@@ -206,13 +229,10 @@ impl Client {
         Ok(Answer::of(&response, body))
     }
 
-    fn lost(&self, error: reqwest::Error) -> Lost {
+    fn lost(error: reqwest::Error) -> Lost {
         let connecting = error.is_connect();
         let why = deepest(&error.without_url());
-        if connecting {
-            return Lost::Final(self.unanswered(&format!("does not answer ({why})")).hint("bytenode up"));
-        }
-        Lost::Dropped(why)
+        if connecting { Lost::Refused(why) } else { Lost::Dropped(why) }
     }
 
     fn unanswered(&self, what: &str) -> ApiError {

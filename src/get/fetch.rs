@@ -1,6 +1,6 @@
 //! Fetching: where chunks are, from which copy, proved and unsealed, in order.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use tokio::time::Instant;
 use super::temporary::Kept;
 use crate::api::{
     ApiError, ApiResult, BadCopy, Blob, Code, CopyAt, MAX_PAGE_CHUNKS, MAX_REPORTS, ManifestChunk, ManifestPage,
-    ManifestSpan, NodeAddress, OpenFile, Part, ReadChunks, ReadSession,
+    ManifestSpan, NodeAddress, OpenFile, OpenRead, Part, ReadChunks, ReadSession, VersionId,
 };
-use crate::id::NodeId;
+use crate::id::{NodeId, UploadId};
 use crate::monitor::Event;
 use crate::node::{ChunkAt, GrantToken, NodeError, NodeFailure};
 use crate::pack::MAX_CHUNK_BYTES;
@@ -69,16 +69,31 @@ struct Ways {
 /// Fetches the chunks of one read session.
 pub(super) struct Fetcher<'a> {
     shared: Arc<Shared>,
-    _lease: KeptLease,
     context: &'a Context,
 }
 
 struct Shared {
     context: Context,
-    read: crate::id::UploadId,
+    /// What was opened.
+    request: OpenRead,
+    open: tokio::sync::Mutex<Open>,
     wrap: Key,
     permits: Arc<Semaphore>,
     bad: Mutex<Bad>,
+}
+
+/// The read as the coordinator knows it; another one once the coordinator was started again.
+struct Open {
+    read: UploadId,
+    versions: HashSet<VersionId>,
+    _lease: KeptLease,
+}
+
+impl Open {
+    fn new(context: &Context, session: &ReadSession) -> Self {
+        let _lease = KeptLease::new(context, session.read, session.renew_seconds);
+        Self { read: session.read, versions: session.files.iter().flatten().map(|file| file.version).collect(), _lease }
+    }
 }
 
 /// Copies that could not be read.
@@ -94,16 +109,16 @@ struct Bad {
 }
 
 impl<'a> Fetcher<'a> {
-    pub(super) fn new(context: &'a Context, session: &ReadSession) -> Self {
+    pub(super) fn new(context: &'a Context, request: OpenRead, session: &ReadSession) -> Self {
         let shared = Shared {
             context: context.clone(),
-            read: session.read,
+            request,
+            open: tokio::sync::Mutex::new(Open::new(context, session)),
             wrap: session.keys.wrap.clone(),
             permits: Arc::new(Semaphore::new(AT_ONCE)),
             bad: Mutex::default(),
         };
-        let _lease = KeptLease::new(context, session.read, session.renew_seconds);
-        Self { shared: Arc::new(shared), _lease, context }
+        Self { shared: Arc::new(shared), context }
     }
 
     pub(super) fn seam(&self) -> &Seam {
@@ -133,7 +148,7 @@ impl<'a> Fetcher<'a> {
             let (some, later) = rest.split_at(rest.iter().take_while(fits).count());
             rest = later;
             let request = ReadChunks { spans: some.to_vec() };
-            let page = self.shared.context.api.read_chunks(self.shared.read, &request).await?;
+            let page = self.shared.read_chunks(&request).await?;
             let ways = Arc::new(Ways::of(&page));
             for (span, asked) in page.spans.into_iter().zip(some) {
                 found.insert(asked.version.0, Spanned { span, ways: Arc::clone(&ways) });
@@ -183,7 +198,8 @@ impl<'a> Fetcher<'a> {
             // A report is a hint: when it is lost, scrub and health find the same.
             drop(self.shared.context.api.report_bad(&bad.reports).await);
         }
-        drop(self.shared.context.api.release(self.shared.read).await);
+        let read = self.shared.open.lock().await.read;
+        drop(self.shared.context.api.release(read).await);
         bad.count
     }
 }
@@ -314,9 +330,30 @@ impl Run {
 }
 
 impl Shared {
+    /// Asks where chunks are; opens the read again when the coordinator was started anew and knows it no more.
+    async fn read_chunks(&self, request: &ReadChunks) -> ApiResult<ManifestPage> {
+        let read = self.open.lock().await.read;
+        match self.context.api.read_chunks(read, request).await {
+            Err(error) if error.code == Code::Replan => {
+                let mut open = self.open.lock().await;
+                if open.read == read {
+                    let session = self.context.api.open_read(&self.request).await?;
+                    *open = Open::new(&self.context, &session);
+                }
+                if request.spans.iter().any(|span| !open.versions.contains(&span.version)) {
+                    return Err(ApiError::new(Code::Changed, "the file was changed while it was read"));
+                }
+                let read = open.read;
+                drop(open);
+                self.context.api.read_chunks(read, request).await
+            }
+            other => other,
+        }
+    }
+
     async fn ask(&self, file: &OpenFile, first: u64, count: u64) -> ApiResult<Spanned> {
         let request = ReadChunks { spans: vec![crate::api::Span { version: file.version, first, count }] };
-        let mut page = self.context.api.read_chunks(self.read, &request).await?;
+        let mut page = self.read_chunks(&request).await?;
         let ways = Arc::new(Ways::of(&page));
         let nothing = || ApiError::new(Code::Internal, "the coordinator does not say where the chunks are");
         let span = page.spans.pop().ok_or_else(nothing)?;

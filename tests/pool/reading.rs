@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytenode::admin::Admin;
-use bytenode::api::{BadCopy, Code};
+use bytenode::api::{Api, BadCopy, Code};
 use bytenode::get::{self, GetOptions, GetOutcome, Wanted};
 use bytenode::put::Overwrite;
 use bytenode::tree::{Found, LocalFile};
@@ -199,5 +199,36 @@ async fn what_is_given_up_ends_at_once() {
         tokio::time::advance(Duration::from_secs(25 * 3600)).await;
         user.session.gc(true, false).await.unwrap();
         polls += 1;
+    }
+}
+
+/// A coordinator that was started again knows no reads. One that it has forgotten is opened again, of the same version.
+#[tokio::test(start_paused = true)]
+async fn a_read_that_was_forgotten_goes_on() {
+    let pool = Pool::new(small_chunks()).await;
+    let content = bytes(1, 600 * 4096);
+    for replaced in [false, true] {
+        pool.admin.try_put("bn:/a", &content, &always()).await.unwrap();
+        let read = Arc::new(Mutex::new(None));
+        let (seen, asked) = (Arc::clone(&read), Arc::new(Mutex::new(0)));
+        let pages = Arc::clone(&asked);
+        let user = bent(&pool.admin, move |answer| match answer {
+            Answer::Read(session) => *seen.lock().unwrap() = Some(session.read),
+            Answer::Page(_) => *pages.lock().unwrap() += 1,
+            _ => {}
+        });
+        let mut get = std::pin::pin!(user.try_get("bn:/a"));
+        while *asked.lock().unwrap() == 0 {
+            assert!(!poll(get.as_mut(), 1).await);
+        }
+        let forgotten = read.lock().unwrap().unwrap();
+        pool.admin.session.release(forgotten).await.unwrap();
+        if replaced {
+            pool.admin.try_put("bn:/a", b"other", &always()).await.unwrap();
+            assert_eq!(get.await.unwrap_err().code, Code::Changed);
+        } else {
+            assert!(get.await.unwrap() == content);
+            assert_ne!(*read.lock().unwrap(), Some(forgotten), "it was opened again");
+        }
     }
 }

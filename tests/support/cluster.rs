@@ -259,6 +259,14 @@ impl Guarded {
         BufReader::new(self.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         line
     }
+
+    /// Reads all that it still has to say, and waits for its end.
+    pub fn end(&mut self) -> Ran {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        self.0.stdout.take().unwrap().read_to_end(&mut stdout).unwrap();
+        self.0.stderr.take().unwrap().read_to_end(&mut stderr).unwrap();
+        Ran::of(Output { status: self.0.wait().unwrap(), stdout, stderr })
+    }
 }
 
 impl Drop for Guarded {

@@ -119,6 +119,39 @@ async fn calls_that_may_be_repeated_survive_dropped_connections_and_others_do_no
     assert_eq!(puppet_task.await.unwrap(), 1, "it was sent once");
 }
 
+/// A coordinator that is started again meanwhile costs time only, for a call that may be repeated and for one that was
+/// not sent.
+#[tokio::test]
+async fn a_coordinator_that_has_answered_may_be_away_for_a_while() {
+    let whoami = serde_json::to_string(&fixture::whoami()).unwrap();
+    let reserve = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = reserve.local_addr().unwrap();
+    let away = Duration::from_millis(300);
+    let client = client_at(address, ClientLimits { away, ..ClientLimits::default() });
+    let serve = async |listener: TcpListener| {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        stream.write_all(json("0.1.0", &whoami).unwrap().as_bytes()).await.unwrap();
+    };
+    let (_, first) = tokio::join!(serve(reserve), client.whoami());
+    assert_eq!(first, Ok(fixture::whoami()));
+    let later = async {
+        // Until it was asked in vain.
+        tokio::task::yield_now().await;
+        let listener = TcpListener::bind(address).await.unwrap();
+        serve(listener).await;
+    };
+    let (second, ()) = tokio::join!(client.whoami(), later);
+    assert_eq!(second, Ok(fixture::whoami()));
+    let begun = std::time::Instant::now();
+    let gone = client.create_token("x").await.unwrap_err();
+    assert_eq!((gone.code, gone.hint.as_deref()), (Code::Temporary, Some("bytenode up")));
+    assert!(begun.elapsed() >= away);
+}
+
 async fn told(answers: Option<String>) -> ApiError {
     let (address, _task) = puppet(vec![answers]).await;
     let limits = ClientLimits { answer_bytes: 1000, ..ClientLimits::default() };
