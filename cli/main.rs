@@ -10,6 +10,7 @@ mod daemon_run;
 mod error;
 mod pool;
 mod profile;
+mod program;
 mod session;
 mod signals;
 mod ui;

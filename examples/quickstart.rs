@@ -54,7 +54,7 @@ async fn main() -> Result<(), Failure> {
     let path = "bn:/holiday/film.raw".parse()?;
     let input = Box::new(std::io::Cursor::new(bytes.clone()));
     let options = PutOptions { machine: "here".into(), ..PutOptions::default() };
-    let stored = put::put_stream(&context, input, &path, seam.now(), &options, &mut |_| {}).await?;
+    let stored = put::put_stream(&context, input, "-", &path, seam.now(), &options, &mut |_| {}).await?;
     println!("stored {} bytes as {} chunks on {} nodes", stored.bytes, stored.chunks, stored.nodes);
     for (node, name) in nodes.iter().zip(names) {
         println!("  {name}: {} chunks", node.chunk_count());

@@ -7,6 +7,7 @@
 
 mod buffers;
 mod input;
+mod outcome;
 mod window;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -32,6 +33,7 @@ use crate::seam::Seam;
 use crate::tree::{Found, LocalFile};
 use buffers::Buffers;
 use input::{Input, Piece, Reader};
+pub use outcome::{PutOutcome, PutSummary};
 use window::{Through, Window};
 
 /// Windows under way at once, besides the one that is filled.
@@ -81,78 +83,6 @@ pub struct Context {
     pub watch: Watch,
 }
 
-/// What became of one thing.
-#[derive(Debug)]
-pub enum PutOutcome {
-    /// The file is visible (or, dry, would be sent).
-    Stored {
-        /// The local name, as given or found.
-        source: String,
-        /// The entry.
-        entry: Box<Entry>,
-        /// Chunks that were not stored before.
-        new_chunks: u64,
-    },
-    /// The content is there already.
-    Unchanged {
-        /// The local name.
-        source: String,
-        /// Where.
-        path: RemotePath,
-    },
-    /// Left out, which is no failure.
-    Skipped {
-        /// The local name.
-        source: String,
-        /// Where it would be.
-        path: RemotePath,
-        /// `symlink` or `special`.
-        reason: &'static str,
-    },
-    /// It is not stored.
-    Failed {
-        /// The local name.
-        source: String,
-        /// Where it would be.
-        path: Option<RemotePath>,
-        /// Why.
-        error: ApiError,
-    },
-}
-
-/// Sums of a put.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PutSummary {
-    /// Files stored.
-    pub files: u64,
-    /// Their plaintext bytes.
-    pub bytes: u64,
-    /// Bytes sent to nodes, every copy counted.
-    pub sent_bytes: u64,
-    /// Files that failed.
-    pub failed: u64,
-    /// Links and special files left out.
-    pub skipped: u64,
-    /// Files whose content was there.
-    pub unchanged: u64,
-    /// Their bytes.
-    pub unchanged_bytes: u64,
-    /// Bytes of the stored files that nodes held already, so that they were not sent.
-    pub here_bytes: u64,
-    /// Chunks of the stored files.
-    pub chunks: u64,
-    /// Of these, chunks that were stored already.
-    pub chunks_here: u64,
-    /// Copies of the least copied chunk of any stored file; nothing when none has chunks.
-    pub copies_min: Option<u32>,
-    /// Copies wanted.
-    pub copies_target: u32,
-    /// Nodes that packs were sent to.
-    pub nodes: u32,
-    /// Stored files of several chunks that one node holds whole.
-    pub not_spread: u64,
-}
-
 /// Stores everything that `found` yields. It is pulled from as work goes on, so it may be endless in length but not in
 /// memory. Every outcome is handed to `each` in the order of completion. A file that fails does not stop the others.
 ///
@@ -176,14 +106,16 @@ pub async fn put(
     putter.finish().await
 }
 
-/// Stores a stream of unknown length as one file. The end of the stream is the end of the file: a writer that dies is not
-/// told from one that is done. Where a file with this content is already, it is left and counted unchanged.
+/// Stores a stream of unknown length, which people know as `source`, as one file. The end of the stream is the end of the
+/// file; one that ends with an error is not stored. Where a file with this content is already, it is left and counted
+/// unchanged.
 ///
 /// # Errors
 /// As [`put`], and what fails for the file.
 pub async fn put_stream(
     context: &Context,
     mut input: Box<dyn AsyncRead + Send + Unpin>,
+    source: &str,
     to: &RemotePath,
     modified: Timestamp,
     options: &PutOptions,
@@ -204,9 +136,9 @@ pub async fn put_stream(
     };
     let mut putter = Putter::begin(context, options, each).await?;
     match expect {
-        None => putter.unchanged("-".into(), to.clone(), found.map_or(0, |entry| entry.size)),
+        None => putter.unchanged(source.to_owned(), to.clone(), found.map_or(0, |entry| entry.size)),
         Some(expect) if !options.dry_run => {
-            let file = LocalFile { source: "-".into(), to: to.clone(), size: 0, modified, executable: false };
+            let file = LocalFile { source: source.into(), to: to.clone(), size: 0, modified, executable: false };
             putter.send(file, Input::Stream(input), expect).await?;
         }
         Some(_) => {}

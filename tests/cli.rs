@@ -67,19 +67,24 @@ fn help_of_put() {
     insta::assert_snapshot!(told(home.path(), &["put", "--help"]), @r#"
     Store files and directories
 
-    Usage: bytenode put [OPTIONS] <SRC... [bn:/DEST]>...
+    Usage: bytenode put [OPTIONS] SRC... [bn:/DEST]
+           bytenode put [OPTIONS] --from-command bn:/FILE -- PROGRAM...
 
     Examples:
       bytenode put photos bn:/              a directory, as bn:/photos
       bytenode put photos bn:/pictures      its contents become those of bn:/pictures
       bytenode put a.raw b.raw bn:/photos/  several files, into a directory
       tar c work | bytenode put - bn:/work.tar
+      bytenode put --from-command bn:/db.sql -- pg_dump mydb
+                                            what a program prints, unless the program fails
 
     Arguments:
-      <SRC... [bn:/DEST]>...  Local files and directories, or - for standard input; last where they go
+      [SRC... [bn:/DEST]]...  Local files and directories, or - for standard input; last where they go
                               (default: into bn:/)
 
     Options:
+          --from-command      Store what a program prints: bn:/FILE -- PROGRAM ARGUMENTS...; if it
+                              fails, nothing is stored
           --replicas <N>      Copies of every chunk, on as many nodes
           --public            Store plain blocks that any IPFS node can serve, instead of sealed ones
           --overwrite <WHEN>  What to do with a file that is there with other content [default: never]
@@ -193,10 +198,10 @@ fn usage_errors_say_what_was_meant() {
     hint: a local file of that name is written ./bn:/x; within the pool use: bytenode cp
     exit 2
     $ bytenode put - bn:/x/
-    error: standard input has no name: the destination must be a file name
+    error: a stream has no name of its own: say what it becomes, as in bn:/FILE
     exit 2
     $ bytenode put -
-    error: standard input has no name: the destination must be a file name
+    error: a stream has no name of its own: say what it becomes, as in bn:/FILE
     exit 2
     $ bytenode get bn:/
     error: bn:/ has no name of its own: say where it goes

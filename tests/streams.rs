@@ -224,3 +224,36 @@ fn a_command_whose_output_nobody_reads_can_be_interrupted() {
     });
     assert_eq!(code.unwrap().code(), Some(130));
 }
+
+/// What a program prints is stored only if the program ends well: half an output is never taken for the whole.
+#[test]
+fn the_output_of_a_program_is_stored_whole_or_not_at_all() {
+    let user = Cluster::up(3);
+    let ran = user.ok(&["put", "--from-command", "bn:/out", "--", "printf", "%s-%s", "a b", "--json"]);
+    assert!(ran.stderr.starts_with("Stored 1 file (10 B)"), "{}", ran.stderr);
+    assert_eq!(user.ok(&["cat", "bn:/out"]).stdout, b"a b---json");
+    let long = "head -c 40000000 /dev/zero; exit 3";
+    let (lines, code) = user.json(&["put", "--from-command", "bn:/failed", "--", "sh", "-c", long]);
+    assert_eq!((code, &lines[0]["type"], &lines[0]["path"]), (1, &"failed".into(), &"bn:/failed".into()), "{lines:?}");
+    assert_eq!(lines[0]["source"], format!("sh -c {long}"));
+    assert!(lines[0]["message"].as_str().unwrap().contains("sh failed (exit status: 3)"), "{lines:?}");
+    user.exits(5, &["stat", "bn:/failed"]);
+    let killed = user.exits(1, &["put", "--from-command", "bn:/failed", "--", "sh", "-c", "echo a; kill -9 $$"]);
+    assert!(killed.stderr.contains("signal: 9"), "{}", killed.stderr);
+    let ran = user.exits(5, &["put", "--from-command", "bn:/failed", "--", "/nowhere/program"]);
+    assert!(ran.stderr.contains("cannot start /nowhere/program"), "{}", ran.stderr);
+    user.exits(5, &["stat", "bn:/failed"]);
+    for wrong in [
+        &["put", "--from-command", "bn:/x"][..],
+        &["put", "--from-command", "--", "true"],
+        &["put", "--from-command", "bn:/", "--", "true"],
+        &["put", "--from-command", "here", "--", "true"],
+        &["put", "--from-command", "a", "bn:/x", "--", "true"],
+    ] {
+        assert!(user.exits(2, wrong).stderr.contains("bn:/FILE"), "{wrong:?}");
+    }
+    // Without it, what follows the dashes is a file like any other.
+    user.file("-n", b"n");
+    user.ok(&["put", "--", "-n", "bn:/dash"]);
+    assert_eq!(user.ok(&["cat", "bn:/dash"]).stdout, b"n");
+}

@@ -13,12 +13,14 @@ use bytenode::tree::place::{Source, Target, local_name, place_put};
 use bytenode::tree::{Found, walk};
 use clap::ValueEnum;
 use serde::Serialize;
+use tokio::io::AsyncRead;
 
 use crate::args::{examples, exits};
 use crate::commands::get::REPLACE;
 use crate::commands::{Ctx, Typed, kind_at, typed};
 use crate::credentials::Credentials;
 use crate::error::{Exit, Failure, Outcome, Tally, code_of};
+use crate::program::Program;
 use crate::ui::progress::{self, Way};
 use crate::ui::text::{count, percent_of, plural, size, size_of};
 use crate::ui::{FailedRecord, Ui};
@@ -27,11 +29,14 @@ use crate::unfinished::Unfinished;
 /// Store files and directories
 #[derive(Debug, clap::Args)]
 #[command(
+    override_usage = "bytenode put [OPTIONS] SRC... [bn:/DEST]\n       bytenode put [OPTIONS] --from-command bn:/FILE -- PROGRAM...",
     before_help = examples(&[
         "bytenode put photos bn:/              a directory, as bn:/photos",
         "bytenode put photos bn:/pictures      its contents become those of bn:/pictures",
         "bytenode put a.raw b.raw bn:/photos/  several files, into a directory",
         "tar c work | bytenode put - bn:/work.tar",
+        "bytenode put --from-command bn:/db.sql -- pg_dump mydb",
+        "                                      what a program prints, unless the program fails",
     ]),
     after_help = exits(&[
         Exit::Partly, Exit::NotAllowed, Exit::NotFound, Exit::Exists, Exit::Temporary, Exit::Integrity,
@@ -40,8 +45,14 @@ use crate::unfinished::Unfinished;
 )]
 pub struct Args {
     /// Local files and directories, or - for standard input; last where they go (default: into bn:/)
-    #[arg(required = true, value_name = "SRC... [bn:/DEST]", num_args = 1..)]
+    #[arg(required_unless_present = "more", value_name = "SRC... [bn:/DEST]", num_args = 1..)]
     operands: Vec<OsString>,
+    /// Store what a program prints: bn:/FILE -- PROGRAM ARGUMENTS...; if it fails, nothing is stored
+    #[arg(long, conflicts_with = "dry_run")]
+    from_command: bool,
+    /// With --from-command, the program and its arguments; else more operands, which may begin with a dash
+    #[arg(last = true, hide = true)]
+    more: Vec<OsString>,
     /// Copies of every chunk, on as many nodes
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     replicas: Option<u32>,
@@ -84,6 +95,8 @@ impl Args {
     pub fn of(source: &Path, dest: &str) -> Self {
         Self {
             operands: vec![source.into(), dest.into()],
+            from_command: false,
+            more: Vec::new(),
             replicas: None,
             public: false,
             overwrite: OverwriteArg::Never,
@@ -103,7 +116,33 @@ struct Operands {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Operand {
     Input,
+    Program(Vec<OsString>),
     Local(PathBuf),
+}
+
+impl Operand {
+    /// As it is shown, and named in JSON.
+    fn text(&self) -> String {
+        match self {
+            Self::Input => "-".into(),
+            Self::Program(words) => words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" "),
+            Self::Local(path) => path.display().to_string(),
+        }
+    }
+}
+
+/// What `--from-command` stores, and where.
+fn program(given: &[OsString], words: &[OsString]) -> Outcome<Operands> {
+    let wrong =
+        |what: &str| Err(Failure::usage(what).hint("bytenode put --from-command bn:/FILE -- PROGRAM ARGUMENTS..."));
+    if words.is_empty() {
+        return wrong("--from-command needs a program after --");
+    }
+    let [dest] = given else { return wrong("--from-command needs one remote file before --") };
+    let Some(dest) = dest.to_str().filter(|dest| dest.starts_with("bn:")) else {
+        return wrong("--from-command stores a remote file, whose path begins with bn:/");
+    };
+    Ok(Operands { sources: vec![Operand::Program(words.to_vec())], dest: typed(dest)? })
 }
 
 fn operands(given: &[OsString]) -> Outcome<Operands> {
@@ -144,7 +183,10 @@ fn described(operand: &Operand) -> Source {
 
 /// Runs it.
 pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
-    let Operands { sources, dest } = operands(&args.operands)?;
+    let Operands { sources, dest } = match args.from_command {
+        true => program(&args.operands, &args.more)?,
+        false => operands(&[&args.operands[..], &args.more].concat())?,
+    };
     if sources.contains(&Operand::Input) && std::io::stdin().is_terminal() {
         return Err(Failure::usage("standard input is a terminal: there is nothing to store")
             .hint("pipe something into it, as in: tar c DIR | bytenode put - bn:/dir.tar"));
@@ -156,7 +198,7 @@ pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
         place_put(&described, &target)?;
     }
     let session = ctx.session()?;
-    let endless = sources.contains(&Operand::Input);
+    let endless = !sources.iter().all(|source| matches!(source, Operand::Local(_)));
     let unfinished = begun(ctx, &sources, &target, args);
     target.kind = kind_at(&session, &target.path).await?;
     let placed = place_put(&described, &target)?;
@@ -169,7 +211,7 @@ pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
                 Ok(_) => walks.push((path, to)),
                 Err(error) => report.refused(&Operand::Local(path), &Failure::new(code_of(&error), error.to_string())),
             },
-            (Operand::Input, Ok(to)) => input = Some(to),
+            (source, Ok(to)) => input = Some((source, to)),
             (source, Err(error)) => report.refused(&source, &error.into()),
         }
     }
@@ -185,10 +227,14 @@ pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
     };
     let started = Instant::now();
     let result = match input {
-        Some(to) => {
+        Some((source, to)) => {
             let now = ctx.seam.now();
-            let stdin = Box::new(tokio::io::stdin());
-            bytenode::put::put_stream(&context, stdin, &to, now, &options, &mut |one| report.take(one)).await
+            let stream: Box<dyn AsyncRead + Send + Unpin> = match &source {
+                Operand::Program(words) => Box::new(Program::start(words)?),
+                _ => Box::new(tokio::io::stdin()),
+            };
+            let name = source.text();
+            bytenode::put::put_stream(&context, stream, &name, &to, now, &options, &mut |one| report.take(one)).await
         }
         None => {
             let found: Box<dyn Iterator<Item = Found> + Send> =
@@ -216,6 +262,7 @@ fn begun(ctx: &Ctx, sources: &[Operand], target: &Target, args: &Args) -> Option
         .iter()
         .map(|source| match source {
             Operand::Input => PathBuf::new(),
+            Operand::Program(words) => words.iter().collect(),
             Operand::Local(path) => std::path::absolute(path).unwrap_or_else(|_| path.clone()),
         })
         .collect();
@@ -304,11 +351,7 @@ impl Report {
     }
 
     fn refused(&mut self, source: &Operand, failure: &Failure) {
-        let source = match source {
-            Operand::Input => "-".into(),
-            Operand::Local(path) => path.display().to_string(),
-        };
-        self.failed(None, &source, failure.exit, failure.code, &failure.message);
+        self.failed(None, &source.text(), failure.exit, failure.code, &failure.message);
     }
 
     fn failed(&mut self, path: Option<&RemotePath>, source: &str, exit: Exit, code: &str, message: &str) {

@@ -23,7 +23,7 @@ pub enum PlaceError {
     #[error("the name of {0} is not UTF-8")]
     NotUtf8(String),
     /// Standard input goes into a directory, or is one of several.
-    #[error("standard input has no name: the destination must be a file name")]
+    #[error("a stream has no name of its own: say what it becomes, as in bn:/FILE")]
     InputNeedsName,
     /// A file is where a directory must be.
     #[error("{0} is a file, not a directory")]
@@ -259,7 +259,7 @@ mod tests {
     fn what_has_no_name_needs_one() {
         assert_eq!(put(&[Source::Input], "bn:/x", None), "bn:/x");
         for (dest, there) in [("bn:/", Some(DIR)), ("bn:/x/", None), ("bn:/x", Some(DIR))] {
-            assert!(put(&[Source::Input], dest, there).starts_with("all: standard input"));
+            assert!(put(&[Source::Input], dest, there).starts_with("all: a stream"));
         }
         let root = Source::Local { shown: "/".into(), name: Name::None, kind: DIR };
         assert!(put(std::slice::from_ref(&root), "bn:/", Some(DIR)).starts_with("/ has no name"));

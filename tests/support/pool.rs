@@ -428,7 +428,7 @@ impl User {
         let input = Box::new(std::io::Cursor::new(content));
         let modified = Timestamp::from_second(1_600_000_000).unwrap();
         let mut each = |one| outcomes.push(one);
-        let summary = put::put_stream(&self.context, input, &path(to), modified, options, &mut each).await?;
+        let summary = put::put_stream(&self.context, input, "-", &path(to), modified, options, &mut each).await?;
         Ok(Put { summary, outcomes })
     }
 
