@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -126,7 +127,8 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`]; a newer or damaged catalog is refused and left as it is.
     pub fn open(path: &Path, seam: Seam) -> CatalogResult<Self> {
-        let mut connection = Connection::open(path)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(path, flags)?;
         prepare(&connection)?;
         let found = schema::version(&connection)?;
         if found > 0 && found < schema::VERSION {
@@ -280,18 +282,25 @@ fn was_given_up(error: &rusqlite::Error) -> bool {
 fn open_reader(path: &Path) -> CatalogResult<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(Duration::from_secs(10))?;
-    connection.set_prepared_statement_cache_capacity(128);
+    configure(&connection)?;
     connection.pragma_update(None, "cache_size", READER_CACHE)?;
     Ok(connection)
+}
+
+/// What every connection has.
+fn configure(connection: &Connection) -> CatalogResult<()> {
+    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.set_prepared_statement_cache_capacity(256);
+    // Else a statement is parsed and planned anew for every other value that a partial index could depend on.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
 }
 
 fn prepare(connection: &Connection) -> CatalogResult<()> {
     if rusqlite::version_number() < SQLITE_MIN {
         return Err(CatalogError::OldSqlite(rusqlite::version()));
     }
-    connection.busy_timeout(Duration::from_secs(10))?;
-    connection.set_prepared_statement_cache_capacity(128);
+    configure(connection)?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
