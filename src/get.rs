@@ -9,8 +9,9 @@ mod local;
 mod temporary;
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
@@ -193,10 +194,10 @@ impl Getter<'_> {
                     Ok(file) if file.entry.path == one.entry.path => {
                         // Another version, perhaps, than was listed.
                         one.entry = file.entry.clone();
-                        let temporary = Temporary::create(fetcher.seam(), &one.dest, lasting).await;
-                        match temporary {
-                            Ok(one) => fetch_file(fetcher, one, &file, prefetched.get(&file.version.0)).await,
-                            Err(error) => Err(error),
+                        let prefetched = prefetched.get(&file.version.0);
+                        match lasting {
+                            None => fetch_small(fetcher, &one.dest, &file, prefetched).await,
+                            Some(lasting) => fetch_file(fetcher, &one.dest, lasting, &file, prefetched).await,
                         }
                     }
                     Ok(file) => {
@@ -240,13 +241,35 @@ impl Getter<'_> {
     }
 }
 
-/// Fetches one file into its temporary file, and proves it whole. Gives how many bytes were in it already.
-async fn fetch_file(
+/// Fetches one file of at most one chunk, proves it whole, and then makes its temporary file.
+async fn fetch_small(
     fetcher: &Fetcher<'_>,
-    mut temporary: Temporary,
+    dest: &Path,
     file: &OpenFile,
     prefetched: Option<&fetch::Spanned>,
 ) -> ApiResult<(Temporary, u64)> {
+    fetcher.watch(Event::File(file.entry.path.to_string()));
+    let mut plain = Bytes::new();
+    let mut chunks = fetcher.chunks(file, Span { first: 0, count: file.data_chunks() }, prefetched, None)?;
+    while let Some(got) = chunks.next().await {
+        plain = got?.plain;
+    }
+    let mut hash = FileHash::new();
+    hash.update(&plain);
+    check_whole(&file.entry, plain.len() as u64, hash)?;
+    fetcher.watch(Event::Written(plain.len() as u64));
+    Ok((Temporary::whole(fetcher.seam(), dest, plain).await?, 0))
+}
+
+/// Fetches one file into its temporary file, and proves it whole. Gives how many bytes were in it already.
+async fn fetch_file(
+    fetcher: &Fetcher<'_>,
+    dest: &Path,
+    lasting: PathBuf,
+    file: &OpenFile,
+    prefetched: Option<&fetch::Spanned>,
+) -> ApiResult<(Temporary, u64)> {
+    let mut temporary = Temporary::create(fetcher.seam(), dest, lasting).await?;
     fetcher.watch(Event::File(file.entry.path.to_string()));
     let kept = temporary.kept();
     // Bytes at the beginning that were there; known once something else comes.
@@ -274,12 +297,14 @@ async fn fetch_file(
     if resumed.is_none() {
         temporary.cut(fetcher.seam(), size).await?;
     }
-    if size != file.entry.size || file.entry.sha256.is_none_or(|whole| whole.0 != hash.finish()) {
-        temporary.give_up();
-        return Err(not_whole(&file.entry));
-    }
+    check_whole(&file.entry, size, hash).inspect_err(|_| temporary.give_up())?;
     temporary.close(fetcher.seam()).await?;
     Ok((temporary, resumed.unwrap_or(size)))
+}
+
+fn check_whole(entry: &Entry, size: u64, hash: FileHash) -> ApiResult<()> {
+    let right = size == entry.size && entry.sha256.is_some_and(|whole| whole.0 == hash.finish());
+    if right { Ok(()) } else { Err(not_whole(entry)) }
 }
 
 fn not_whole(entry: &Entry) -> ApiError {

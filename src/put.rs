@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
 use tokio::io::AsyncRead;
 use tokio::task::JoinHandle;
@@ -32,12 +33,15 @@ use crate::seal;
 use crate::seam::Seam;
 use crate::tree::{Found, LocalFile};
 use buffers::Buffers;
-use input::{Input, Piece, Reader};
+use input::{End, Input, Piece, Reader, Whole};
 pub use outcome::{PutOutcome, PutSummary};
-use window::{Through, Window};
+use window::{Stored, Through, Window};
 
 /// Windows under way at once, besides the one that is filled.
 const IN_FLIGHT: usize = 2;
+/// Small files that are read by one thread in one go, and how many such goes there are at once.
+const RUN: usize = 16;
+const RUNS_AT_ONCE: usize = 3;
 /// Things looked up, or made, at the coordinator at once; also bounded by the text of their paths.
 const LOOKUP: usize = crate::api::MAX_LOOKUP;
 /// Bytes of these paths.
@@ -273,8 +277,44 @@ impl<'a> Putter<'a> {
         if there.len() != files.len() {
             return Err(ApiError::new(Code::Internal, "the coordinator did not answer for every path"));
         }
+        let mut small = Vec::new();
         for (file, there) in files.into_iter().zip(there) {
-            self.file(file, there).await?;
+            let Some((file, expect)) = self.wanted(file, there).await else { continue };
+            if self.options.dry_run {
+                self.would_store(file);
+            } else if file.size <= input::small(&self.session) {
+                small.push((file, expect));
+            } else {
+                self.send_small(std::mem::take(&mut small)).await?;
+                self.open_and_send(file, expect).await?;
+            }
+        }
+        self.send_small(small).await
+    }
+
+    /// Reads small files side by side, many at once, and sends them in their order.
+    async fn send_small(&mut self, files: Vec<(LocalFile, Expect)>) -> ApiResult<()> {
+        let mut runs: Vec<Vec<(LocalFile, Expect)>> = Vec::new();
+        let mut files = files.into_iter().peekable();
+        while files.peek().is_some() {
+            runs.push(files.by_ref().take(RUN).collect());
+        }
+        let (context, session, public) = (self.context, Arc::clone(&self.session), self.options.public);
+        let mut read =
+            stream::iter(runs).map(|run| input::read_whole(context, &session, public, run)).buffered(RUNS_AT_ONCE);
+        while let Some(run) = read.next().await {
+            for (file, expect, whole) in run {
+                self.event(Event::File(text(&file.source)));
+                match whole {
+                    Ok(Whole { key, chunks, end }) => {
+                        self.event(Event::Read(end.size));
+                        let number = self.begin_file(key.clone());
+                        self.add(chunks).await?;
+                        self.end_file(number, file, expect, end, key).await?;
+                    }
+                    Err(error) => self.fail(text(&file.source), Some(file.to), error),
+                }
+            }
         }
         Ok(())
     }
@@ -298,47 +338,45 @@ impl<'a> Putter<'a> {
         Ok(())
     }
 
-    async fn file(&mut self, file: LocalFile, there: Option<Entry>) -> ApiResult<()> {
+    /// Gives a file back that is to be sent, and what it replaces; all others are told of.
+    async fn wanted(&mut self, file: LocalFile, there: Option<Entry>) -> Option<(LocalFile, Expect)> {
+        let Some(entry) = there else { return Some((file, Expect::Absent)) };
         let source = text(&file.source);
-        self.event(Event::File(source.clone()));
-        let Some(entry) = there else { return self.open_and_send(file, Expect::Absent).await };
         let Some(version) = entry.version else {
             self.fail(source, Some(file.to.clone()), is_directory(&file.to));
-            return Ok(());
+            return None;
         };
         let same_stat = entry.size == file.size && entry.modified == file.modified;
         if self.options.overwrite == Overwrite::IfChanged && same_stat {
             self.unchanged(source, file.to, file.size);
-            return Ok(());
+            return None;
         }
         if self.options.overwrite != Overwrite::Always {
+            self.event(Event::File(source.clone()));
             let same = match entry.sha256 {
                 Some(there) if entry.size == file.size => match input::hash_file(self.context, &file.source).await {
                     Ok(here) => here == there.0,
                     Err(error) => {
                         self.fail(source, Some(file.to), error);
-                        return Ok(());
+                        return None;
                     }
                 },
                 _ => false,
             };
             if same {
                 self.unchanged(source, file.to, file.size);
-                return Ok(());
+                return None;
             }
             if self.options.overwrite == Overwrite::Never {
                 self.fail(source, Some(file.to.clone()), exists(&file.to));
-                return Ok(());
+                return None;
             }
         }
-        self.open_and_send(file, Expect::Version(version)).await
+        Some((file, Expect::Version(version)))
     }
 
     async fn open_and_send(&mut self, file: LocalFile, expect: Expect) -> ApiResult<()> {
-        if self.options.dry_run {
-            self.would_store(file);
-            return Ok(());
-        }
+        self.event(Event::File(text(&file.source)));
         match Input::open(self.context, &file).await {
             Ok(input) => self.send(file, input, expect).await,
             Err(error) => {
@@ -350,48 +388,65 @@ impl<'a> Putter<'a> {
 
     /// Reads one input to its end into windows. What fails for the file alone is told to `each`.
     async fn send(&mut self, file: LocalFile, input: Input, expect: Expect) -> ApiResult<()> {
-        let number = self.next_file;
-        self.next_file += 1;
         let mut reader =
             Reader::new(self.context, &self.session, self.options.public, input, file.clone(), self.buffers.clone());
-        self.window.begin_file(number, reader.file_key());
+        let number = self.begin_file(reader.file_key());
         loop {
             match reader.next().await {
-                Ok(Piece::Chunks(chunks)) => {
-                    for chunk in chunks {
-                        if self.window.is_full_for(&chunk) {
-                            self.flush().await?;
-                        }
-                        self.window.add(chunk);
-                    }
-                }
-                Ok(Piece::End(end)) => {
-                    self.window.end_file();
-                    let commit = CommitFile {
-                        file: number,
-                        path: file.to,
-                        expect,
-                        size: end.size,
-                        sha256: Sha256(end.sha256),
-                        chunks: end.chunks,
-                        modified: file.modified,
-                        executable: file.executable,
-                        wrapped_key: reader.wrapped_key(),
-                        cid: end.cid,
-                    };
-                    let ready = Ready { commit, source: text(&file.source) };
-                    self.ready.back_mut().expect("one for the window being filled").push(ready);
-                    break;
-                }
+                Ok(Piece::Chunks(chunks)) => self.add(chunks).await?,
+                Ok(Piece::End(end)) => return self.end_file(number, file, expect, end, reader.file_key()).await,
                 Err(error) => {
                     self.window.end_file();
                     self.fail(text(&file.source), Some(file.to), error);
-                    break;
+                    return Ok(());
                 }
             }
         }
-        if self.window.is_full_of_files() || self.ready.back().is_some_and(|files| files.len() >= crate::api::MAX_FILES)
-        {
+    }
+
+    fn begin_file(&mut self, key: Option<seal::Key>) -> u32 {
+        let number = self.next_file;
+        self.next_file += 1;
+        self.window.begin_file(number, key);
+        number
+    }
+
+    async fn add(&mut self, chunks: Vec<Stored>) -> ApiResult<()> {
+        for chunk in chunks {
+            if self.window.is_full_for(&chunk) {
+                self.flush().await?;
+            }
+            self.window.add(chunk);
+        }
+        Ok(())
+    }
+
+    async fn end_file(
+        &mut self,
+        number: u32,
+        file: LocalFile,
+        expect: Expect,
+        end: End,
+        key: Option<seal::Key>,
+    ) -> ApiResult<()> {
+        self.window.end_file();
+        let wrapped_key = key.map(|key| wrap_file_key(&self.session, &key, &self.context.seam)).unwrap_or_default();
+        let commit = CommitFile {
+            file: number,
+            path: file.to,
+            expect,
+            size: end.size,
+            sha256: Sha256(end.sha256),
+            chunks: end.chunks,
+            modified: file.modified,
+            executable: file.executable,
+            wrapped_key,
+            cid: end.cid,
+        };
+        let ready = Ready { commit, source: text(&file.source) };
+        let in_window = self.ready.back_mut().expect("one for the window being filled");
+        in_window.push(ready);
+        if self.window.is_full_of_files() || in_window.len() >= crate::api::MAX_FILES {
             self.flush().await?;
         }
         Ok(())

@@ -167,19 +167,33 @@ impl Drop for Temporary {
 }
 
 impl Temporary {
-    /// Makes a new file in the destination's directory, or opens the one that an interrupted get of the same left.
-    pub(super) async fn create(seam: &Seam, dest: &Path, lasting: Option<PathBuf>) -> ApiResult<Self> {
+    /// Opens the file that an interrupted get of the same left, or makes a new one.
+    pub(super) async fn create(seam: &Seam, dest: &Path, lasting: PathBuf) -> ApiResult<Self> {
         let fresh = temporary_path(dest, &seam.bytes::<{ DIGITS / 2 }>());
         let made = fresh.clone();
         // Whole already where it is made: if nobody waits for it any more, it is removed.
-        let create = move || {
-            if let Some(lasting) = lasting.and_then(|path| Self::lasting(path).ok()) {
-                return Ok(lasting);
+        let create = move || Self::lasting(lasting).or_else(|_| Self::new(made));
+        seam.offload(create).await.map_err(|error| cannot(&fresh, "make", &error))
+    }
+
+    /// Makes a new file that holds just this, and is never gone on with.
+    pub(super) async fn whole(seam: &Seam, dest: &Path, bytes: Bytes) -> ApiResult<Self> {
+        let path = temporary_path(dest, &seam.bytes::<{ DIGITS / 2 }>());
+        let made = path.clone();
+        let make = move || {
+            let mut temporary = Self::new(made)?;
+            if let Some(mut file) = temporary.file.take() {
+                append(&mut file, &bytes)?;
+                file.flush()?;
             }
-            let file = File::options().write(true).create_new(true).open(&made)?;
-            Ok(Self { path: made, file: Some(FileWriter::new(file)), kept: None, stays: false })
+            Ok(temporary)
         };
-        seam.offload(create).await.map_err(|error: io::Error| cannot(&fresh, "make", &error))
+        seam.offload(make).await.map_err(|error: io::Error| cannot(&path, "write", &error))
+    }
+
+    fn new(path: PathBuf) -> io::Result<Self> {
+        let file = File::options().write(true).create_new(true).open(&path)?;
+        Ok(Self { path, file: Some(FileWriter::new(file)), kept: None, stays: false })
     }
 
     /// Opens, or makes, and locks a file that can be gone on with. Fails when another get is at work on it, or when it is
@@ -225,12 +239,9 @@ impl Temporary {
         self.work(seam, move |file| file.start_at(at)).await
     }
 
-    /// Appends bytes; zeros as a hole, so that a file with holes takes no more room than it did where it came from.
+    /// Appends bytes.
     pub(super) async fn write(&mut self, seam: &Seam, bytes: Bytes) -> ApiResult<()> {
-        let write = move |file: &mut FileWriter| {
-            if is_zeros(&bytes) { file.skip(bytes.len()) } else { file.write(&bytes) }
-        };
-        self.work(seam, write).await?;
+        self.work(seam, move |file| append(file, &bytes)).await?;
         self.stays = self.kept.is_some();
         Ok(())
     }
@@ -299,6 +310,11 @@ impl Temporary {
     }
 }
 
+/// Appends bytes; zeros as a hole, so that a file with holes takes no more room than it did where it came from.
+fn append(file: &mut FileWriter, bytes: &[u8]) -> io::Result<()> {
+    if is_zeros(bytes) { file.skip(bytes.len()) } else { file.write(bytes) }
+}
+
 /// Whether all bytes, and at least one, are zero: each is as the one before it.
 fn is_zeros(bytes: &[u8]) -> bool {
     bytes.first() == Some(&0) && bytes[1..] == bytes[..bytes.len() - 1]
@@ -339,7 +355,7 @@ mod tests {
         first.leave_but(&seam, None).await;
         assert_eq!(names(), 2, "one is gone on with, one is not ours");
         first.enter(&seam, &dest).await;
-        let mut temporary = Temporary::create(&seam, &dest, None).await.unwrap();
+        let mut temporary = Temporary::whole(&seam, &dest, Bytes::new()).await.unwrap();
         second.enter(&seam, &dest).await;
         once().await;
         assert!(temporary.path.exists(), "the first is at work");
@@ -359,7 +375,7 @@ mod tests {
     async fn only_a_file_of_ours_that_nobody_is_at_work_on_is_gone_on_with() {
         let (home, seam) = (tempfile::tempdir().unwrap(), Seam::real());
         let (dest, path) = (home.path().join("a"), home.path().join(".a.0123456789ab.bytenode-part"));
-        let create = async || Temporary::create(&seam, &dest, Some(path.clone())).await.unwrap();
+        let create = async || Temporary::create(&seam, &dest, path.clone()).await.unwrap();
         let precious = home.path().join("precious");
         std::fs::write(&precious, "precious").unwrap();
         std::os::unix::fs::symlink(&precious, &path).unwrap();

@@ -9,10 +9,10 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::task::JoinHandle;
 
+use super::Context;
 use super::buffers::Buffers;
 use super::window::Stored;
-use super::{Context, wrap_file_key};
-use crate::api::{ApiError, ApiResult, Blob, ChunkDesc, Code, Entry, Part, PutSession};
+use crate::api::{ApiError, ApiResult, ChunkDesc, Code, Entry, Expect, Part, PutSession};
 use crate::chunk::FileHash;
 use crate::id::ChunkId;
 use crate::monitor::Event;
@@ -22,6 +22,14 @@ use crate::unixfs::{FileDag, Node, WIDTH};
 
 /// Chunks being sealed at once.
 const SEALING: usize = 3;
+
+/// The longest file that is read whole, with others, unless chunks are shorter.
+const SMALL: u64 = 64 << 10;
+
+/// The longest file that is read by [`read_whole`]: one of one chunk at most.
+pub(super) fn small(session: &PutSession) -> u64 {
+    SMALL.min(u64::from(session.chunk_size))
+}
 
 /// What is read.
 pub(super) enum Input {
@@ -48,14 +56,21 @@ impl Look {
 impl Input {
     pub(super) async fn open(context: &Context, file: &LocalFile) -> ApiResult<Self> {
         let source = file.source.clone();
-        let opened = context.seam.offload(move || {
-            let file = std::fs::File::open(&source)?;
-            let look = Look::of(&file)?;
-            Ok::<_, std::io::Error>((file, look))
-        });
+        let opened = context.seam.offload(move || open_now(&source));
         let (open, look) = opened.await.map_err(|error| cannot_read(&file.source, &error))?;
         Ok(Self::File(open, look))
     }
+}
+
+fn open_now(path: &Path) -> std::io::Result<(std::fs::File, Look)> {
+    let file = std::fs::File::open(path)?;
+    let look = Look::of(&file)?;
+    Ok((file, look))
+}
+
+fn changed(path: &Path) -> ApiError {
+    ApiError::new(Code::Changed, format!("{} changed while it was read", path.display()))
+        .hint("run the same command again when nothing writes to it")
 }
 
 pub(super) fn cannot_read(path: &Path, error: &std::io::Error) -> ApiError {
@@ -81,6 +96,95 @@ pub(super) async fn is_same(stream: &mut (dyn AsyncRead + Send + Unpin), entry: 
         let Some(rest) = left.checked_sub(got as u64) else { return Ok(false) };
         left = rest;
         hash.update(&buffer);
+    }
+}
+
+/// A file that was read whole.
+pub(super) struct Whole {
+    pub key: Option<Key>,
+    pub chunks: Vec<Stored>,
+    pub end: End,
+}
+
+/// Small files, read and sealed together, so that each costs little besides.
+pub(super) async fn read_whole(
+    context: &Context,
+    session: &PutSession,
+    public: bool,
+    files: Vec<(LocalFile, Expect)>,
+) -> Vec<(LocalFile, Expect, ApiResult<Whole>)> {
+    let (dedup, most) = ((!public).then(|| session.keys.dedup.clone()), small(session));
+    let keys: Vec<Option<Key>> =
+        files.iter().map(|_| (!public).then(|| Key::from_bytes(context.seam.bytes()))).collect();
+    let read = move || {
+        let one = |((file, expect), key): ((LocalFile, Expect), Option<Key>)| {
+            let whole = whole(&file, most, dedup.as_ref(), key);
+            (file, expect, whole)
+        };
+        files.into_iter().zip(keys).map(one).collect()
+    };
+    context.seam.offload(read).await
+}
+
+fn whole(file: &LocalFile, most: u64, dedup: Option<&Key>, key: Option<Key>) -> ApiResult<Whole> {
+    let failed = |error| cannot_read(&file.source, &error);
+    let (open, look) = open_now(&file.source).map_err(failed)?;
+    if look.size > most {
+        // It grew since it was found.
+        return Err(changed(&file.source));
+    }
+    let size = usize::try_from(look.size).unwrap_or(0);
+    // A byte more than there should be, which there is if it grew.
+    let mut plain = BytesMut::with_capacity(size + 1 + seal::OVERHEAD);
+    plain.resize(size + 1, 0);
+    let got = fill_now(&open, &mut plain).map_err(failed)?;
+    plain.truncate(got);
+    if Look::of(&open).map_err(failed)? != look || got != size {
+        return Err(changed(&file.source));
+    }
+    let mut hash = FileHash::new();
+    hash.update(&plain);
+    let mut leaves = Leaves { dag: dedup.is_none().then(|| FileDag::new(WIDTH)), ..Leaves::default() };
+    let mut chunks = Vec::new();
+    if !plain.is_empty() {
+        chunks.extend(leaves.with_links(store(dedup, plain)));
+    }
+    chunks.extend(leaves.last_links(look.size));
+    let end = End { size: look.size, sha256: hash.finish(), chunks: leaves.chunks, cid: leaves.root };
+    Ok(Whole { key, chunks, end })
+}
+
+/// Counts the chunks of a file, and hangs those of a public one into a tree.
+#[derive(Default)]
+struct Leaves {
+    dag: Option<FileDag>,
+    root: Option<String>,
+    chunks: u64,
+}
+
+impl Leaves {
+    /// A chunk of data, and the links that it completes.
+    fn with_links(&mut self, stored: Stored) -> Vec<Stored> {
+        let nodes = match &mut self.dag {
+            Some(dag) => dag.leaf(&stored.desc.chunk, stored.desc.length),
+            None => Vec::new(),
+        };
+        let all: Vec<Stored> = std::iter::once(stored).chain(nodes.into_iter().map(link)).collect();
+        self.chunks += all.len() as u64;
+        all
+    }
+
+    /// The links that are left at the end of a file of so many bytes; once.
+    fn last_links(&mut self, size: u64) -> Vec<Stored> {
+        let Some(dag) = self.dag.take() else { return Vec::new() };
+        let (mut nodes, root) = dag.finish();
+        self.root = Some(root.cid.to_string());
+        if size == 0 {
+            // An empty file has no chunk, but a gateway that is asked for its CID must find the empty block.
+            nodes.push(Node { block: Bytes::new(), cid: root.cid, chunk: ChunkId::of(b"") });
+        }
+        self.chunks += nodes.len() as u64;
+        nodes.into_iter().map(link).collect()
     }
 }
 
@@ -111,10 +215,8 @@ pub(super) struct Reader {
     hash: Option<FileHash>,
     sealing: VecDeque<JoinHandle<Stored>>,
     key: Option<Key>,
-    dag: Option<FileDag>,
-    root: Option<String>,
+    leaves: Leaves,
     size: u64,
-    chunks: u64,
     buffers: Buffers,
 }
 
@@ -138,21 +240,14 @@ impl Reader {
             hash: Some(FileHash::new()),
             sealing: VecDeque::new(),
             key: (!public).then(|| Key::from_bytes(context.seam.bytes())),
-            dag: public.then(|| FileDag::new(WIDTH)),
-            root: None,
+            leaves: Leaves { dag: public.then(|| FileDag::new(WIDTH)), ..Leaves::default() },
             size: 0,
-            chunks: 0,
         }
     }
 
     /// The file's own key; nothing for a public file.
     pub(super) fn file_key(&self) -> Option<Key> {
         self.key.clone()
-    }
-
-    /// The file's key, wrapped by the vault's.
-    pub(super) fn wrapped_key(&self) -> Blob {
-        self.key.as_ref().map(|key| wrap_file_key(&self.session, key, &self.context.seam)).unwrap_or_default()
     }
 
     /// The next chunks, or the end.
@@ -167,37 +262,20 @@ impl Reader {
             Some(sealed) => {
                 let stored =
                     sealed.await.map_err(|error| ApiError::new(Code::Internal, format!("sealing stopped: {error}")))?;
-                Ok(Piece::Chunks(self.with_links(stored)))
+                Ok(Piece::Chunks(self.leaves.with_links(stored)))
             }
             None => self.end(),
         }
     }
 
-    fn with_links(&mut self, stored: Stored) -> Vec<Stored> {
-        let nodes = match &mut self.dag {
-            Some(dag) => dag.leaf(&stored.desc.chunk, stored.desc.length),
-            None => Vec::new(),
-        };
-        let all: Vec<Stored> = std::iter::once(stored).chain(nodes.into_iter().map(link)).collect();
-        self.chunks += all.len() as u64;
-        all
-    }
-
     fn end(&mut self) -> ApiResult<Piece> {
-        if let Some(dag) = self.dag.take() {
-            let (mut nodes, root) = dag.finish();
-            self.root = Some(root.cid.to_string());
-            if self.size == 0 {
-                // An empty file has no chunk, but a gateway that is asked for its CID must find the empty block.
-                nodes.push(Node { block: Bytes::new(), cid: root.cid, chunk: ChunkId::of(b"") });
-            }
-            if !nodes.is_empty() {
-                self.chunks += nodes.len() as u64;
-                return Ok(Piece::Chunks(nodes.into_iter().map(link).collect()));
-            }
+        let last = self.leaves.last_links(self.size);
+        if !last.is_empty() {
+            return Ok(Piece::Chunks(last));
         }
         let hash = self.hash.take().ok_or_else(|| ApiError::new(Code::Internal, "a file was read past its end"))?;
-        Ok(Piece::End(End { size: self.size, sha256: hash.finish(), chunks: self.chunks, cid: self.root.take() }))
+        let (chunks, cid) = (self.leaves.chunks, self.leaves.root.take());
+        Ok(Piece::End(End { size: self.size, sha256: hash.finish(), chunks, cid }))
     }
 
     fn begin_seal(&mut self, plain: BytesMut) {
@@ -254,8 +332,7 @@ impl Reader {
         if Some(now) == self.look && now.size == read {
             return Ok(());
         }
-        Err(ApiError::new(Code::Changed, format!("{} changed while it was read", self.file.source.display()))
-            .hint("run the same command again when nothing writes to it"))
+        Err(changed(&self.file.source))
     }
 }
 
