@@ -29,10 +29,16 @@ pub enum Fault {
     Delay(Duration),
     /// It never ends; whoever waits must give up.
     Hang,
-    /// A read gives bytes with one bit flipped, unproved. Nothing for other calls.
+    /// It fails with this halfway: half of a listing was handed out by then. Of other calls the node hears nothing.
+    Midway(NodeFailure),
+    /// A read gives bytes with one bit flipped, unproved; a pack reaches the node with one bit flipped. Nothing for other
+    /// calls.
     FlipBit,
-    /// A write or a protection is answered with success, and the node never hears of it; the packs that were lied about
-    /// are said to be held. Nothing for other calls.
+    /// A write is done, and one chunk of it, chosen by chance, is lost at once: nothing that needs its bytes succeeds any
+    /// more. Nothing for other calls.
+    LoseChunk,
+    /// A write, a protection, a drop or a replacement is answered with success, and the node never hears of it; the packs
+    /// that were lied about are said to be held. Nothing for other calls.
     Lie,
 }
 
@@ -92,7 +98,10 @@ struct State {
     orders: Vec<Order>,
     calls: BTreeMap<Call, u64>,
     lost: BTreeSet<ChunkId>,
+    /// Packs that lost a chunk when they were written.
+    holed: BTreeSet<PackRoot>,
     identity: Option<NodeId>,
+    elsewhere: Option<SharedNode>,
     claimed: BTreeSet<PackRoot>,
 }
 
@@ -137,12 +146,23 @@ impl FaultNode {
         self.state().lost.insert(chunk);
     }
 
+    /// Whether it was made to lose this chunk.
+    pub fn has_lost(&self, chunk: &ChunkId) -> bool {
+        self.state().lost.contains(chunk)
+    }
+
     /// It says that it is somebody else.
     pub fn pretend(&self, identity: NodeId) {
         self.state().identity = Some(identity);
     }
 
-    /// Takes every order back; from now on it passes through. Packs that were lied about are no longer said to be held.
+    /// Its address leads to another node. Who reads there, and does not find a chunk, learns which one it is.
+    pub fn lead_to(&self, other: SharedNode) {
+        self.state().elsewhere = Some(other);
+    }
+
+    /// Takes every order back; from now on it passes through. Packs that were lied about are no longer said to be held, and
+    /// what was lost is there again.
     pub fn heal(&self) {
         let mut state = self.state();
         let calls = std::mem::take(&mut state.calls);
@@ -152,6 +172,11 @@ impl FaultNode {
     /// How often a method was called.
     pub fn calls(&self, call: Call) -> u64 {
         self.state().calls.get(&call).copied().unwrap_or(0)
+    }
+
+    /// The node that its address leads to.
+    fn node(&self) -> SharedNode {
+        self.state().elsewhere.clone().unwrap_or_else(|| Arc::clone(&self.inner))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -170,6 +195,9 @@ impl FaultNode {
         }
         match fault {
             Some(Fault::Fail(reason)) => Err(self.fail(reason)),
+            Some(Fault::Midway(reason)) if !matches!(call, Call::ListPacks | Call::ListChunks) => {
+                Err(self.fail(reason))
+            }
             Some(Fault::Hang) => std::future::pending().await,
             other => Ok(other),
         }
@@ -192,6 +220,27 @@ impl FaultNode {
         (wait, found)
     }
 
+    /// The pack with one bit of one of its chunks flipped, under the root that it had.
+    fn bent(&self, pack: &Pack) -> Pack {
+        let mut chunks = pack.chunks().to_vec();
+        let full: Vec<usize> = (0..chunks.len()).filter(|at| !chunks[*at].is_empty()).collect();
+        if let Some(at) = full.get(self.seam.below(full.len().max(1) as u64) as usize) {
+            chunks[*at] = self.flipped(&chunks[*at]);
+        }
+        Pack::new(pack.header().clone(), chunks)
+    }
+
+    /// One of the pack's chunks is lost from now on.
+    fn lose_one(&self, pack: &Pack) {
+        let entries = &pack.header().entries;
+        let chosen = self.seam.below(entries.len().max(1) as u64) as usize;
+        let mut state = self.state();
+        if let Some(entry) = entries.get(chosen) {
+            state.lost.insert(entry.chunk);
+            state.holed.insert(pack.root());
+        }
+    }
+
     /// The same bytes with one bit flipped; one byte where there was none.
     fn flipped(&self, bytes: &Bytes) -> Bytes {
         let mut wrong = bytes.to_vec();
@@ -206,9 +255,26 @@ impl FaultNode {
     /// The answer, unless it was to be lost.
     fn leave<T>(&self, fault: Option<Fault>, answer: Result<T, NodeError>) -> Result<T, NodeError> {
         match (fault, answer) {
-            (Some(Fault::LoseAnswer(reason)), Ok(_)) => Err(self.fail(reason)),
+            (Some(Fault::LoseAnswer(reason) | Fault::Midway(reason)), _) => Err(self.fail(reason)),
             (_, answer) => answer,
         }
+    }
+}
+
+/// Hands out every other item of a listing that is to fail halfway, and all of another.
+struct Half {
+    every_other: bool,
+    given: bool,
+}
+
+impl Half {
+    const fn of(fault: &Option<Fault>) -> Self {
+        Self { every_other: matches!(fault, Some(Fault::Midway(_))), given: false }
+    }
+
+    const fn gives(&mut self) -> bool {
+        self.given = !self.given;
+        self.given || !self.every_other
     }
 }
 
@@ -216,7 +282,7 @@ impl FaultNode {
 impl Node for FaultNode {
     async fn status(&self) -> Result<NodeStatus, NodeError> {
         let fault = self.enter(Call::Status).await?;
-        let mut status = self.leave(fault, self.inner.status().await)?;
+        let mut status = self.leave(fault, self.node().status().await)?;
         if let Some(identity) = &self.state().identity {
             status.id = identity.clone();
         }
@@ -229,7 +295,16 @@ impl Node for FaultNode {
             self.state().claimed.insert(pack.root());
             return Ok(Receipt::Unproved);
         }
-        self.leave(fault, self.inner.write_pack(pack, grant).await)
+        let node = self.node();
+        match fault {
+            Some(Fault::FlipBit) => node.write_pack(&self.bent(pack), grant).await,
+            Some(Fault::LoseChunk) => {
+                let receipt = node.write_pack(pack, grant).await?;
+                self.lose_one(pack);
+                Ok(receipt)
+            }
+            fault => self.leave(fault, node.write_pack(pack, grant).await),
+        }
     }
 
     async fn protect_pack(&self, root: PackRoot, bytes: u64) -> Result<(), NodeError> {
@@ -238,7 +313,10 @@ impl Node for FaultNode {
             self.state().claimed.insert(root);
             return Ok(());
         }
-        self.leave(fault, self.inner.protect_pack(root, bytes).await)
+        if self.state().holed.contains(&root) {
+            return Err(self.fail(NodeFailure::Absent(format!("all of pack {root}"))));
+        }
+        self.leave(fault, self.node().protect_pack(root, bytes).await)
     }
 
     async fn holds_pack(&self, root: PackRoot) -> Result<bool, NodeError> {
@@ -246,7 +324,7 @@ impl Node for FaultNode {
         if self.state().claimed.contains(&root) {
             return Ok(true);
         }
-        self.leave(fault, self.inner.holds_pack(root).await)
+        self.leave(fault, self.node().holds_pack(root).await)
     }
 
     async fn read_chunk(
@@ -260,18 +338,28 @@ impl Node for FaultNode {
             return Err(self.fail(NodeFailure::Absent(at.chunk.to_string())));
         }
         let flip = fault == Some(Fault::FlipBit);
-        let bytes = self.leave(fault, self.inner.read_chunk(at, range, grant).await)?;
+        let node = self.node();
+        let bytes = match self.leave(fault, node.read_chunk(at, range, grant).await) {
+            Err(NodeError { reason: NodeFailure::Absent(_), .. }) if !Arc::ptr_eq(&node, &self.inner) => {
+                let found = node.status().await?.id;
+                return Err(self.fail(NodeFailure::OtherIdentity { found }));
+            }
+            read => read?,
+        };
         Ok(if flip { self.flipped(&bytes) } else { bytes })
     }
 
     async fn list_packs(&self, each: &mut (dyn FnMut(PackRoot) + Send)) -> Result<(), NodeError> {
         let fault = self.enter(Call::ListPacks).await?;
         let mut claimed = self.state().claimed.clone();
+        let mut half = Half::of(&fault);
         let mut listed = |root| {
             claimed.remove(&root);
-            each(root);
+            if half.gives() {
+                each(root);
+            }
         };
-        let answer = self.inner.list_packs(&mut listed).await;
+        let answer = self.node().list_packs(&mut listed).await;
         self.leave(fault, answer)?;
         claimed.into_iter().for_each(each);
         Ok(())
@@ -280,28 +368,36 @@ impl Node for FaultNode {
     async fn list_chunks(&self, each: &mut (dyn FnMut(ChunkId) + Send)) -> Result<(), NodeError> {
         let fault = self.enter(Call::ListChunks).await?;
         let lost = self.state().lost.clone();
+        let mut half = Half::of(&fault);
         let mut kept = |chunk: ChunkId| {
-            if !lost.contains(&chunk) {
+            if !lost.contains(&chunk) && half.gives() {
                 each(chunk);
             }
         };
-        let answer = self.inner.list_chunks(&mut kept).await;
+        let answer = self.node().list_chunks(&mut kept).await;
         self.leave(fault, answer)
     }
 
     async fn drop_pack(&self, root: PackRoot) -> Result<(), NodeError> {
         let fault = self.enter(Call::Drop).await?;
         self.state().claimed.remove(&root);
-        self.leave(fault, self.inner.drop_pack(root).await)
+        if fault == Some(Fault::Lie) {
+            return Ok(());
+        }
+        self.leave(fault, self.node().drop_pack(root).await)
     }
 
     async fn replace_pack(&self, old: PackRoot, new: &PackHeader) -> Result<(), NodeError> {
         let fault = self.enter(Call::Replace).await?;
-        self.leave(fault, self.inner.replace_pack(old, new).await)
+        if fault == Some(Fault::Lie) {
+            self.state().claimed.insert(new.root());
+            return Ok(());
+        }
+        self.leave(fault, self.node().replace_pack(old, new).await)
     }
 
     async fn remove_chunk(&self, chunk: ChunkId) -> Result<(), NodeError> {
-        self.inner.remove_chunk(chunk).await
+        self.node().remove_chunk(chunk).await
     }
 }
 
@@ -334,16 +430,50 @@ mod tests {
         assert_eq!(node.calls(Call::Status), 5);
     }
 
-    #[tokio::test]
-    async fn a_liar_claims_what_it_never_stored() {
-        let node = node();
+    fn pack() -> Pack {
         let header = PackHeader {
             pool: crate::id::PoolId::from_bytes([1; 16]),
             epoch: 1,
             id: crate::id::PackId::new(1),
             entries: vec![crate::pack::PackEntry { chunk: ChunkId::of(b"x"), bytes: 1 }],
         };
-        let pack = Pack::new(header, vec![Bytes::from_static(b"x")]);
+        Pack::new(header, vec![Bytes::from_static(b"x")])
+    }
+
+    #[tokio::test]
+    async fn what_is_bent_lost_cut_or_led_away_is_not_there() {
+        let (node, pack) = (node(), pack());
+        let at = ChunkAt { chunk: ChunkId::of(b"x"), bytes: 1, pack: pack.root() };
+        node.order(Call::Write, When::Nth(1), Fault::FlipBit);
+        assert!(matches!(node.write_pack(&pack, None).await.unwrap_err().reason, NodeFailure::Answer(_)));
+        node.order(Call::Write, When::Nth(1), Fault::LoseChunk);
+        node.write_pack(&pack, None).await.unwrap();
+        assert!(node.has_lost(&at.chunk) && node.read_chunk(&at, None, None).await.is_err());
+        assert!(matches!(node.protect_pack(pack.root(), 1).await.unwrap_err().reason, NodeFailure::Absent(_)));
+        node.heal();
+        node.protect_pack(pack.root(), 1).await.unwrap();
+
+        let broke = || NodeFailure::Unreachable("broke off".to_owned());
+        node.order_all(&Fault::Midway(broke()));
+        let mut listed = 0;
+        assert_eq!(node.list_chunks(&mut |_| listed += 1).await.unwrap_err().reason, broke());
+        assert_eq!(listed, 1, "of the root and a chunk");
+        assert!(node.drop_pack(pack.root()).await.is_err());
+        node.heal();
+        node.order(Call::Drop, When::Nth(1), Fault::Lie);
+        node.drop_pack(pack.root()).await.unwrap();
+        assert!(node.holds_pack(pack.root()).await.unwrap());
+        node.lead_to(MemoryNode::new("m2".parse().unwrap(), "m", 1 << 20));
+        assert_eq!(node.status().await.unwrap().id.as_str(), "m2");
+        let other = node.read_chunk(&at, None, None).await.unwrap_err().reason;
+        assert_eq!(other, NodeFailure::OtherIdentity { found: "m2".parse().unwrap() });
+        node.heal();
+        assert!(node.read_chunk(&at, None, None).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_liar_claims_what_it_never_stored() {
+        let (node, pack) = (node(), pack());
         node.order(Call::Write, When::Next(1), Fault::Lie);
         assert_eq!(node.write_pack(&pack, None).await, Ok(Receipt::Unproved));
         node.protect_pack(pack.root(), 1).await.unwrap();

@@ -105,6 +105,11 @@ impl MemoryNode {
         self.state().packs.values().any(|pack| pack.chunks.contains_key(chunk))
     }
 
+    /// Whether it has this chunk's own bytes, in any pack.
+    pub fn has_right(&self, chunk: &ChunkId) -> bool {
+        self.state().packs.values().filter_map(|pack| pack.chunks.get(chunk)).any(|bytes| chunk.names(bytes))
+    }
+
     /// Roots of the packs it protects.
     pub fn packs(&self) -> Vec<PackRoot> {
         self.state().packs.iter().filter(|(_, pack)| pack.protected).map(|(root, _)| *root).collect()
