@@ -1,11 +1,13 @@
 //! Get, the coordinator's side: what a file is made of and where to fetch it, best copy first.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use futures_util::future::try_join_all;
 
 use super::Coordinator;
 use super::leases::{Full, OpenedRead, Reads};
-use super::registry::View;
+use super::registry::{Member, View};
 use super::uploads::MAX_MACHINE_BYTES;
 use crate::api::{
     ApiError, ApiResult, BadCopy, Code, CopyAt, Kind, MAX_FILES, MAX_PAGE_CHUNKS, MAX_REPORTS, ManifestChunk,
@@ -14,7 +16,7 @@ use crate::api::{
 use crate::catalog::chunks::{self, Copy, ManifestRow};
 use crate::catalog::users::User;
 use crate::catalog::{files, packs};
-use crate::id::{ChunkId, UploadId};
+use crate::id::{ChunkId, NodeId, UploadId};
 use crate::node::{ChunkAt, NodeFailure};
 
 /// A span's rows with their copies, as the catalog gave them.
@@ -136,37 +138,48 @@ impl Coordinator {
         ManifestPage { spans: out, nodes, grants, valid_seconds }
     }
 
-    /// Checks reported copies by reading them here, and marks only what this shows to be so.
+    /// Checks reported copies by reading them here, and marks only what this shows to be so. Nodes are asked side by side,
+    /// each for as long as it answers, so that those that hang cost their limit once.
     pub(super) async fn report_bad(&self, user: &User, reports: &[BadCopy]) -> ApiResult<()> {
         if reports.len() > MAX_REPORTS {
             return Err(ApiError::new(Code::Usage, format!("at most {MAX_REPORTS} copies can be reported at once")));
         }
+        let mut of_nodes: BTreeMap<&NodeId, Vec<&BadCopy>> = BTreeMap::new();
         for report in reports {
-            self.check_reported(user, report).await?;
+            of_nodes.entry(&report.at.node).or_default().push(report);
+        }
+        let checks = of_nodes.into_iter().map(|(node, reports)| self.check_node(user, node, reports));
+        try_join_all(checks).await.map(drop)
+    }
+
+    async fn check_node(&self, user: &User, node: &NodeId, reports: Vec<&BadCopy>) -> ApiResult<()> {
+        let Some(member) = self.nodes.known(node) else { return Ok(()) };
+        for report in reports {
+            if !self.check_reported(user, &member, report).await? {
+                break;
+            }
         }
         Ok(())
     }
 
-    async fn check_reported(&self, user: &User, report: &BadCopy) -> ApiResult<()> {
-        let Some(member) = self.nodes.all().into_iter().find(|member| member.row.id == report.at.node) else {
-            return Ok(());
-        };
+    /// Says whether the node is to be asked about others.
+    async fn check_reported(&self, user: &User, member: &Member, report: &BadCopy) -> ApiResult<bool> {
         let (chunk, root, node, vault) = (report.chunk, report.at.pack, member.row.row, user.vault);
         let found = self.read(move |c| chunks::copy_in(c, vault, &chunk, &root, node)).await?;
-        let Some((pack, held)) = found else { return Ok(()) };
+        let Some((pack, held)) = found else { return Ok(true) };
         let at = ChunkAt { chunk, bytes: held.entry.bytes, pack: root };
         match member.node.read_chunk(&at, None, None).await {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(true),
             Err(error) => match error.reason {
                 NodeFailure::Absent(_) | NodeFailure::Corrupt(_) => {
                     let now = self.seam.now();
                     self.write(move |c| packs::mark(c, pack, held.row, Some(now))).await?;
                     self.repair_wanted.notify_one();
-                    Ok(())
+                    Ok(true)
                 }
                 _ => {
                     member.failed(&error);
-                    Ok(())
+                    Ok(false)
                 }
             },
         }

@@ -375,9 +375,9 @@ impl Shared {
 
     /// Fetches one chunk from the first copy that proves right; asks once more where copies are when none does.
     async fn fetch(&self, file: &OpenFile, task: Task) -> ApiResult<Bytes> {
-        let mut last = None;
+        let (mut last, mut late) = (None, BTreeSet::new());
         if task.ways.until > Instant::now() {
-            match self.read_copies(&task.chunk, &task.ways).await {
+            match self.read_copies(&task.chunk, &task.ways, &mut late).await {
                 Ok(stored) => return open(file, &task, stored),
                 Err(error) => last = error,
             }
@@ -385,19 +385,29 @@ impl Shared {
         let again = self.ask(file, task.index, 1).await?;
         let chunk = again.span.chunks.into_iter().next().filter(|chunk| chunk.desc == task.chunk.desc);
         let chunk = chunk.ok_or_else(|| ApiError::new(Code::Changed, "the manifest changed while it was read"))?;
-        match self.read_copies(&chunk, &again.ways).await {
+        match self.read_copies(&chunk, &again.ways, &mut late).await {
             Ok(stored) => open(file, &task, stored),
             Err(error) => Err(no_copy(file, task.index, milder(error, last))),
         }
     }
 
     /// Whole stored bytes from the first good copy, or why one was not: one that may be back later comes before others,
-    /// because then the bytes are not lost.
-    async fn read_copies(&self, chunk: &ManifestChunk, ways: &Ways) -> Result<Bytes, Option<NodeError>> {
+    /// because then the bytes are not lost. A node that let a limit pass for this chunk is `late`: it is not waited for
+    /// again.
+    async fn read_copies(
+        &self,
+        chunk: &ManifestChunk,
+        ways: &Ways,
+        late: &mut BTreeSet<NodeId>,
+    ) -> Result<Bytes, Option<NodeError>> {
         let mut last = None;
         let mut copies: Vec<&CopyAt> = chunk.copies.iter().collect();
-        copies.sort_by_cached_key(|copy| self.bad().silent.contains(&copy.node));
-        for copy in copies {
+        loop {
+            copies.retain(|copy| !late.contains(&copy.node));
+            // Looked at each time: what other chunks have met meanwhile counts too.
+            let speaks = |copy: &&CopyAt| !self.bad().silent.contains(&copy.node);
+            let next = copies.iter().position(speaks).or((!copies.is_empty()).then_some(0));
+            let Some(copy) = next.map(|next| copies.remove(next)) else { return Err(last) };
             let Some(address) = ways.nodes.get(&copy.node) else {
                 last = milder(last, Some(NodeFailure::Unreachable("offline".into()).at(copy.node.to_string())));
                 continue;
@@ -410,12 +420,14 @@ impl Shared {
             match read {
                 Ok(stored) => return Ok(stored),
                 Err(error) => {
+                    if matches!(error.reason, NodeFailure::Timeout { .. }) {
+                        late.insert(copy.node.clone());
+                    }
                     self.note_bad(chunk, copy, &error);
                     last = milder(last, Some(error));
                 }
             }
         }
-        Err(last)
     }
 
     fn note_bad(&self, chunk: &ManifestChunk, copy: &CopyAt, error: &NodeError) {
