@@ -72,6 +72,21 @@ async fn a_real_kubo_conforms_and_keeps_what_is_not_ours() {
     .await;
 }
 
+/// A chunk that "is not there" was counted as lost, though only the address led to another node.
+#[tokio::test]
+async fn a_chunk_is_not_missing_where_another_node_answers() {
+    let (Some(kubo), Some(other)) = (Kubo::start(&[]), Kubo::start(&[])) else { return };
+    let pack = pack(1, &[b"here"]);
+    HttpNode::new(options(&kubo)).unwrap().write_pack(&pack, None).await.unwrap();
+    for gateway in [other.gateway.clone(), String::new()] {
+        let swapped = HttpNodeOptions { url: other.api.clone(), gateway, ..options(&kubo) };
+        let error = HttpNode::new(swapped).unwrap().read_chunk(&at(&pack, 0), None, None).await.unwrap_err();
+        assert_eq!(error.reason, NodeFailure::OtherIdentity { found: other.id.parse().unwrap() });
+    }
+    let there = HttpNode::new(options(&other)).unwrap().read_chunk(&at(&pack, 0), None, None).await.unwrap_err();
+    assert!(matches!(there.reason, NodeFailure::Absent(_)), "{there}");
+}
+
 #[tokio::test]
 async fn writing_pins_nothing_and_a_missing_chunk_is_not_protected() {
     let Some(kubo) = Kubo::start(&[]) else { return };

@@ -194,6 +194,7 @@ impl Coordinator {
                 return Err(refuse("its pack is no longer wanted".to_owned()));
             }
         }
+        member.is_itself().await?;
         if !member.node.holds_pack(pack.root).await? {
             member.node.protect_pack(pack.root, pack.bytes).await?;
         }

@@ -347,6 +347,7 @@ impl Coordinator {
         let (found, held) = self.read(move |c| Ok((packs::get(c, id)?, packs::chunks(c, id)?))).await?;
         let Some(pack) = found.filter(|pack| pack.state == PackState::Live) else { return Ok(()) };
         let again = async {
+            member.is_itself().await?;
             if !member.node.holds_pack(pack.root).await? {
                 member.node.protect_pack(pack.root, pack.bytes).await?;
             }

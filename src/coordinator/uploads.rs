@@ -215,6 +215,7 @@ impl Coordinator {
         let (pack, held) = self.read(move |c| Ok((packs::get(c, id)?, packs::chunks(c, id)?))).await.ok()?;
         let pack = pack?;
         let member = self.nodes.get(node).filter(|member| member.seen(self.policy.grace).answers)?;
+        self.node_answer(&member, member.is_itself().await)?;
         if !self.node_answer(&member, member.node.holds_pack(pack.root).await)? {
             return None;
         }

@@ -349,6 +349,19 @@ impl HttpNode {
         }
     }
 
+    /// What this node does not have may be at the one that it is taken for: a Kubo does not prove with every call who it is,
+    /// and its address may lead to another by now. Where it does not say who it is, it is believed.
+    async fn missing(&self, what: String) -> NodeFailure {
+        if let (NodeKind::Kubo, Some(expected)) = (self.kind, &self.expected_id)
+            && let Ok((identity, _)) = self.json::<wire::Identity>(self.call("id", "saying who it is")).await
+            && let Ok(found) = node_id(&identity.id)
+            && found != *expected
+        {
+            return NodeFailure::OtherIdentity { found };
+        }
+        NodeFailure::Absent(what)
+    }
+
     async fn proved(&self, chunk: ChunkId, bytes: Bytes) -> Result<Bytes, NodeFailure> {
         let right = if bytes.len() < OFFLOAD_BYTES {
             chunk.names(&bytes)
@@ -441,7 +454,10 @@ impl Node for HttpNode {
         range: Option<Range<u64>>,
         grant: Option<&GrantToken>,
     ) -> Result<Bytes, NodeError> {
-        self.read(at, range, grant).await.map_err(|failure| self.at(failure))
+        match self.read(at, range, grant).await {
+            Err(NodeFailure::Absent(what)) => Err(self.at(self.missing(what).await)),
+            read => read.map_err(|failure| self.at(failure)),
+        }
     }
 
     async fn list_packs(&self, each: &mut (dyn FnMut(PackRoot) + Send)) -> Result<(), NodeError> {
