@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use rusqlite::{Connection, params};
 
-use super::leases::{Lease, check_alive};
+use super::leases::{Lease, Shortfall, check_alive};
 use super::{Coordinator, Policy};
 use crate::api::{ApiError, ApiResult, Code, CommitFile, CommitFiles, Committed, Expect, MAX_FILES};
 use crate::catalog::chunks::{self, Weighed};
@@ -14,6 +14,8 @@ use crate::id::UploadId;
 
 /// The longest wrapped key of a file.
 const MAX_KEY_BYTES: usize = 256;
+/// Failed nodes that a refusal names, at most.
+const MAX_NAMED: usize = 4;
 /// The longest text of a CID.
 const MAX_CID_BYTES: usize = 128;
 
@@ -27,6 +29,8 @@ struct Committing {
     chunk_size: u32,
     /// Proofs of other times do not count.
     counted: RangeInclusive<i64>,
+    /// Nodes that failed the put, by name, and how.
+    failed: Vec<(String, Shortfall)>,
     at: LinkTime,
 }
 
@@ -44,6 +48,7 @@ impl Coordinator {
             public: lease.public,
             chunk_size: self.policy.chunk_size,
             counted: self.counted(lease),
+            failed: self.failed_nodes(lease),
             at,
         };
         let numbers: Vec<u32> = request.files.iter().map(|file| file.file).collect();
@@ -69,6 +74,33 @@ impl Coordinator {
         }
         Ok(done)
     }
+}
+
+impl Coordinator {
+    fn failed_nodes(&self, lease: &Lease) -> Vec<(String, Shortfall)> {
+        let named = |(node, how)| {
+            let name = self.nodes.get(node).map_or_else(|| "a removed node".to_owned(), |node| node.row.name.clone());
+            (name, how)
+        };
+        lease.avoided().into_iter().map(named).collect()
+    }
+}
+
+/// Fewer copies than the write rule demands: which nodes it was, and that they are full if all of them are.
+fn too_few_copies(copies: u32, rule: u32, failed: &[(String, Shortfall)]) -> ApiError {
+    let mut what = format!("only {copies} of the {rule} copies that are needed could be proved");
+    for (at, (name, how)) in failed.iter().take(MAX_NAMED).enumerate() {
+        what.push_str(if at == 0 { ": " } else { "; " });
+        what.push_str(&format!("{name} {}", how.why));
+    }
+    if failed.len() > MAX_NAMED {
+        what.push_str(&format!("; and {} more nodes", failed.len() - MAX_NAMED));
+    }
+    if !failed.is_empty() && failed.iter().all(|(_, how)| how.full) {
+        return ApiError::new(Code::NoRoom, what).hint("bytenode admin node ls, then bytenode admin node add URL");
+    }
+    ApiError::new(Code::Temporary, what)
+        .hint("bytenode admin node ls; then run the same command again: only the rest is sent")
 }
 
 fn check_request(request: &CommitFiles) -> ApiResult<()> {
@@ -193,11 +225,7 @@ fn check_whole(commit: &Committing, file: &CommitFile, weighed: &Weighed) -> Cat
     }
     let rule = Policy::write_rule(commit.replicas);
     if weighed.copies_min.is_some_and(|copies| copies < rule) {
-        let copies = weighed.copies_min.unwrap_or(0);
-        let what = format!("only {copies} of the {rule} copies that are needed could be proved");
-        return Err(ApiError::new(Code::Temporary, what)
-            .hint("bytenode admin node ls; then run the same command again: only the rest is sent")
-            .into());
+        return Err(too_few_copies(weighed.copies_min.unwrap_or(0), rule, &commit.failed).into());
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
 
 use super::Coordinator;
-use super::leases::{Lease, check_alive};
+use super::leases::{Lease, Shortfall, check_alive};
 use super::registry::Member;
 use super::uploads::{outstanding, replan};
 use crate::api::{ApiError, ApiResult, ChunksPlanned, Code, MAX_FILES, NodeAddress, NodeKind, PackOutcome, PacksSent};
@@ -120,6 +120,7 @@ impl Coordinator {
     async fn judge_node(&self, lease: &Lease, node: i64, reports: Vec<(PackRow, PackOutcome)>) -> Vec<Judged> {
         let member = self.nodes.get(node);
         let until = tokio::time::Instant::now() + PROVE;
+        let full = reports.iter().any(|(_, outcome)| matches!(outcome, PackOutcome::Failed { full: true, .. }));
         let judge = |(pack, outcome): (PackRow, PackOutcome)| {
             let member = member.as_deref();
             async move {
@@ -131,8 +132,9 @@ impl Coordinator {
             }
         };
         let judged: Vec<Judged> = stream::iter(reports.into_iter().map(judge)).buffered(PROOFS).collect().await;
-        if judged.iter().any(|one| matches!(one, Judged::Failed { .. })) {
-            lease.avoid(node);
+        let failed = judged.iter().find_map(|one| if let Judged::Failed { why, .. } = one { Some(why) } else { None });
+        if let Some(why) = failed {
+            lease.avoid(node, Shortfall { why: why.clone(), full });
             if let Some(member) = &member {
                 doubt(member).await;
             }

@@ -2,7 +2,7 @@
 //! starts again with the coordinator; a read's is only in memory, since removed versions outlive it by their retention,
 //! and so is a copy's, which does not outlive its request.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,12 +33,21 @@ pub(super) struct Lease {
 #[derive(Debug)]
 struct LeaseState {
     touched: Instant,
-    /// Nodes that failed this put.
-    avoid: HashSet<i64>,
+    /// Nodes that failed this put, and how first.
+    avoid: BTreeMap<i64, Shortfall>,
     /// Nodes whose silence this put was told of.
     told: HashSet<i64>,
     /// For each file: the nodes that hold all its chunks so far.
     whole: HashMap<u32, BTreeSet<i64>>,
+}
+
+/// How a node failed a put.
+#[derive(Debug, Clone)]
+pub(super) struct Shortfall {
+    /// In words, without the node's name.
+    pub why: String,
+    /// It had no room.
+    pub full: bool,
 }
 
 impl Lease {
@@ -50,8 +59,8 @@ impl Lease {
         self.lock().touched = Instant::now();
     }
 
-    pub(super) fn avoid(&self, node: i64) {
-        self.lock().avoid.insert(node);
+    pub(super) fn avoid(&self, node: i64, how: Shortfall) {
+        self.lock().avoid.entry(node).or_insert(how);
     }
 
     /// Whether this put has not been told yet that a node is silent; once.
@@ -59,7 +68,7 @@ impl Lease {
         self.lock().told.insert(node)
     }
 
-    pub(super) fn avoided(&self) -> HashSet<i64> {
+    pub(super) fn avoided(&self) -> BTreeMap<i64, Shortfall> {
         self.lock().avoid.clone()
     }
 
@@ -160,7 +169,7 @@ impl LeaseRow {
     fn begin(self, seam: &Seam) -> Lease {
         let state = LeaseState {
             touched: seam.monotonic(),
-            avoid: HashSet::new(),
+            avoid: BTreeMap::new(),
             told: HashSet::new(),
             whole: HashMap::new(),
         };

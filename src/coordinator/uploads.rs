@@ -10,7 +10,7 @@ use futures_util::stream::{self, StreamExt};
 use rusqlite::{Connection, params};
 
 use super::judge::Depth;
-use super::leases::{Lease, LeaseRow, check_alive, ended};
+use super::leases::{Lease, LeaseRow, Shortfall, check_alive, ended};
 use super::registry::{Member, Seen, View};
 use super::{Coordinator, Policy};
 use crate::api::{
@@ -45,7 +45,7 @@ pub(super) struct Planning {
     pub view: Arc<View>,
     pub pool: PoolId,
     pub epoch: u64,
-    pub avoid: HashSet<i64>,
+    pub avoid: BTreeMap<i64, Shortfall>,
     /// Proofs of other times do not make a chunk "here".
     pub fresh: RangeInclusive<i64>,
 }
@@ -297,7 +297,7 @@ fn want(c: &Connection, at: &Planning, row: i64, entry: PackEntry) -> CatalogRes
     let taken: BTreeSet<i64> = copies.iter().map(|copy| copy.node).collect();
     let need = (at.at.replicas as usize).saturating_sub(have.len());
     let index = |nodes: &BTreeSet<i64>| nodes.iter().filter_map(|node| at.view.at(*node)).collect::<Vec<_>>();
-    let avoided = || at.avoid.iter().filter_map(|node| at.view.at(*node));
+    let avoided = || at.avoid.keys().filter_map(|node| at.view.at(*node));
     let mut excluded = index(&taken);
     excluded.extend(avoided());
     let kept_away = chunks::excluded(c, row)?;
@@ -321,7 +321,7 @@ fn want(c: &Connection, at: &Planning, row: i64, entry: PackEntry) -> CatalogRes
 }
 
 /// Why too few nodes take new chunks.
-fn cannot_place(view: &View, rule: usize, avoid: &HashSet<i64>) -> ApiError {
+fn cannot_place(view: &View, rule: usize, avoid: &BTreeMap<i64, Shortfall>) -> ApiError {
     let answering = view.seen.iter().filter(|seen| seen.answers).count();
     if answering < rule {
         let silent: Vec<_> = view.members.iter().zip(&view.seen).filter(|(_, seen)| !seen.answers).collect();
@@ -332,7 +332,9 @@ fn cannot_place(view: &View, rule: usize, avoid: &HashSet<i64>) -> ApiError {
         )
         .hint("bytenode admin node test --all");
     }
-    let failed = |(member, seen): &(&Arc<Member>, &Seen)| seen.open && avoid.contains(&member.row.row);
+    let failed = |(member, seen): &(&Arc<Member>, &Seen)| {
+        seen.open && avoid.get(&member.row.row).is_some_and(|failed| !failed.full)
+    };
     if let Some((member, _)) = view.members.iter().zip(&view.seen).find(failed) {
         let what = format!("too few nodes are left that did not fail this put ({} did)", member.row.name);
         return ApiError::new(Code::Temporary, what).hint("bytenode admin node test --all");
@@ -383,7 +385,7 @@ fn spread_file(
 
 /// Takes over where spread moved a chunk to, unless that is a node that failed this put.
 fn keep_away(c: &Connection, at: &Planning, chunk: &mut Wanted, moved: NewChunk) -> CatalogResult<()> {
-    let avoided = |node: &usize| at.avoid.contains(&at.view.members[*node].row.row);
+    let avoided = |node: &usize| at.avoid.contains_key(&at.view.members[*node].row.row);
     if moved.excluded.is_empty() || moved.nodes.len() < chunk.picks.len() || moved.nodes.iter().any(avoided) {
         return Ok(());
     }
