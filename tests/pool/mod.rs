@@ -11,6 +11,7 @@ mod hostile;
 mod hostile_rows;
 mod hostile_size;
 mod inputs;
+mod matrix;
 mod names;
 mod nodes;
 mod reading;
