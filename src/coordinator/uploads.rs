@@ -13,6 +13,7 @@ use super::judge::Depth;
 use super::leases::{Lease, LeaseRow, Shortfall, check_alive, ended};
 use super::registry::{Member, Seen, View};
 use super::{Coordinator, Policy};
+use crate::admin::NodeState;
 use crate::api::{
     ApiError, ApiResult, BeginPut, ChunksPlanned, Code, MAX_FILES, MAX_PLAN_CHUNKS, PackPlan, PlanChunks, PutSession,
 };
@@ -56,6 +57,8 @@ pub(super) struct Decided {
     pub here: Vec<crate::id::ChunkId>,
     pub issued: Vec<Issued>,
     pub whole: HashMap<u32, BTreeSet<i64>>,
+    /// Whether any chunk is to have fewer copies than wanted.
+    pub short: bool,
 }
 
 impl Coordinator {
@@ -123,6 +126,13 @@ impl Coordinator {
             for (member, _) in view.members.iter().zip(&view.seen).filter(|(_, seen)| !seen.answers) {
                 if lease.tell(member.row.row) {
                     notices.push(format!("{} does not answer: its share goes to other nodes", member.row.name));
+                }
+            }
+            // Where the others make up for it, a full node is no news.
+            let full = |seen: &Seen| decided.short && seen.state == NodeState::Full;
+            for (member, _) in view.members.iter().zip(&view.seen).filter(|(_, seen)| full(seen)) {
+                if lease.tell(member.row.row) {
+                    notices.push(format!("{} is full: there are fewer copies without it", member.row.name));
                 }
             }
         }
@@ -284,7 +294,8 @@ fn plan(
     let here = wanted.iter().filter(|chunk| chunk.picks.is_empty()).map(|chunk| chunk.entry.chunk).collect();
     let mut issued = unsent(c, at, &again.into_iter().collect())?;
     issued.extend(issue(c, at, &wanted)?);
-    Ok(Decided { here, issued, whole })
+    let short = wanted.iter().any(|chunk| chunk.have.len() + chunk.picks.len() < at.at.replicas as usize);
+    Ok(Decided { here, issued, whole, short })
 }
 
 /// Decides where one chunk must still be sent: to as many nodes as its copies fall short of the target.
@@ -339,7 +350,13 @@ fn cannot_place(view: &View, rule: usize, avoid: &BTreeMap<i64, Shortfall>) -> A
         let what = format!("too few nodes are left that did not fail this put ({} did)", member.row.name);
         return ApiError::new(Code::Temporary, what).hint("bytenode admin node test --all");
     }
-    ApiError::new(Code::NoRoom, "the nodes that answer have too little room")
+    let closed = view
+        .members
+        .iter()
+        .zip(&view.seen)
+        .filter(|(member, seen)| seen.answers && (!seen.open || avoid.contains_key(&member.row.row)));
+    let names: Vec<_> = closed.map(|(member, _)| member.row.name.as_str()).collect();
+    ApiError::new(Code::NoRoom, format!("too few of the nodes that answer have room (not {})", names.join(", ")))
         .hint("bytenode admin node ls, then bytenode admin node add URL")
 }
 
