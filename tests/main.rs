@@ -26,6 +26,8 @@ mod kubo_repair;
 mod kubo_unixfs;
 #[cfg(unix)]
 mod lifecycle;
+#[cfg(unix)]
+mod matrix_real;
 #[cfg(target_os = "linux")]
 mod memory;
 #[cfg(unix)]

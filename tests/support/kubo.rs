@@ -58,8 +58,7 @@ impl Kubo {
 
     /// Stops it and starts it again, with what its configuration says now.
     pub fn restart(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.kill();
         (self.child, self._stdout) = serve(&binary().unwrap(), self.dir.path());
         (self.api, self.gateway) = addresses(self.dir.path());
     }
@@ -81,11 +80,32 @@ impl Kubo {
         files.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "data")).collect()
     }
 
+    /// Kills it and waits for its end.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sets keys (dotted) of its configuration for the next start.
+    pub fn set(&self, config: &[(&str, Value)]) {
+        configure(&self.dir.path().join("config"), config);
+    }
+
     /// Stops it where it stands: connections are taken, and nothing answers.
     #[cfg(unix)]
     pub fn freeze(&self) {
-        let id = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(id, rustix::process::Signal::STOP).unwrap();
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// Lets it go on.
+    #[cfg(unix)]
+    pub fn thaw(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    #[cfg(unix)]
+    fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Calls its RPC interface directly and gives the body, whatever the status.

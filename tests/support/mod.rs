@@ -11,4 +11,5 @@ pub mod cluster;
 pub mod exchange;
 pub mod kubo;
 pub mod pool;
+pub mod proxy;
 pub mod traced;
