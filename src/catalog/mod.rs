@@ -1,7 +1,9 @@
 //! The catalog: SQLite, the only truth about names, versions, chunks and packs.
 //!
 //! One writer thread commits queued changes in groups; a few read-only connections answer questions. In a simulation one
-//! in-memory connection does both, on the calling task. Nothing here contacts a node, and no transaction waits for one.
+//! in-memory connection does both, on the calling task, and others may run before and after each, as they do beside the
+//! threads; what was committed stays though nobody waits for it any more. Nothing here contacts a node, and no
+//! transaction waits for one.
 
 pub mod chunks;
 pub mod files;
@@ -172,11 +174,10 @@ impl Catalog {
     ) -> CatalogResult<T> {
         match &self.kind {
             Kind::Inline(connection) => {
-                let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-                let transaction = connection.transaction()?;
-                let result = self.longest.measured(|| change(&transaction))?;
-                transaction.commit()?;
-                Ok(result)
+                tokio::task::yield_now().await;
+                let result = self.change_inline(connection, change);
+                tokio::task::yield_now().await;
+                result
             }
             Kind::Threads { writer, .. } => {
                 let (answer, answered) = oneshot::channel();
@@ -198,6 +199,18 @@ impl Catalog {
         }
     }
 
+    fn change_inline<T>(
+        &self,
+        connection: &Mutex<Connection>,
+        change: impl FnOnce(&Connection) -> CatalogResult<T>,
+    ) -> CatalogResult<T> {
+        let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let transaction = connection.transaction()?;
+        let result = self.longest.measured(|| change(&transaction))?;
+        transaction.commit()?;
+        Ok(result)
+    }
+
     /// How much work the longest change so far was, in thousands of SQLite's instructions. A change holds up all others,
     /// so none may be long.
     pub fn longest_change(&self) -> u64 {
@@ -215,9 +228,10 @@ impl Catalog {
     ) -> CatalogResult<T> {
         match &self.kind {
             Kind::Inline(connection) => {
-                let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-                let transaction = connection.transaction()?;
-                question(&transaction)
+                tokio::task::yield_now().await;
+                let answer = ask_inline(connection, question);
+                tokio::task::yield_now().await;
+                answer
             }
             Kind::Threads { readers, .. } => {
                 let readers = Arc::clone(readers);
@@ -234,6 +248,15 @@ impl Catalog {
             }
         }
     }
+}
+
+fn ask_inline<T>(
+    connection: &Mutex<Connection>,
+    question: impl FnOnce(&Connection) -> CatalogResult<T>,
+) -> CatalogResult<T> {
+    let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+    let transaction = connection.transaction()?;
+    question(&transaction)
 }
 
 /// Tells a question, when it is dropped, that nobody waits for its answer any more.
