@@ -103,10 +103,13 @@ impl Leases {
         Ok(Self(Mutex::new(leases)))
     }
 
-    /// Adds a lease to the catalog and here.
+    /// Adds a lease to the catalog and here: first here, so that it ends in its time even if whoever wanted it is gone
+    /// when it is written down.
     pub(super) async fn add(&self, catalog: &Catalog, seam: &Seam, row: LeaseRow) -> CatalogResult<Arc<Lease>> {
-        let kept = row.clone();
-        catalog
+        let lease = Arc::new(row.clone().begin(seam));
+        self.lock().insert(lease.upload, Arc::clone(&lease));
+        let kept = row;
+        let added = catalog
             .write(move |c| {
                 c.prepare_cached(
                     "INSERT INTO lease(id, user_id, vault_id, replicas, public, machine, epoch, created_at)
@@ -124,10 +127,11 @@ impl Leases {
                 ])?;
                 Ok(())
             })
-            .await?;
-        let lease = Arc::new(row.begin(seam));
-        self.lock().insert(lease.upload, Arc::clone(&lease));
-        Ok(lease)
+            .await;
+        if added.is_err() {
+            self.remove(lease.upload);
+        }
+        added.map(|()| lease)
     }
 
     /// How many puts of a user are under way.

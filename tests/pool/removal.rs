@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytenode::admin::{Admin, FindingKind, Verdict};
+use bytenode::api::{Api, BeginPut};
 use bytenode::coordinator::sweep::Until;
 use bytenode::node::call::Call;
 
@@ -116,7 +117,7 @@ async fn a_big_tree_goes_in_small_steps() {
     let source = user.local(b"same");
     let files = (0..1500).map(|at| (source.clone(), path(&format!("bn:/t/d{}/f{at}", at % 30)))).collect();
     user.try_put_files(files, &always()).await.unwrap();
-    let removed = bytenode::api::Api::remove(&*user.session, &path("bn:/t"), true, true).await.unwrap();
+    let removed = user.session.remove(&path("bn:/t"), true, true).await.unwrap();
     assert_eq!((removed.files, removed.dirs, removed.bytes), (1500, 31, 6000));
     user.rm("bn:/t").await;
     assert!(user.list("bn:/", 7).await.is_empty());
@@ -124,4 +125,29 @@ async fn a_big_tree_goes_in_small_steps() {
     assert_eq!(pool.count("SELECT count(*) FROM entry").await, 1);
     assert_eq!(pool.count("SELECT count(*) FROM version").await, 0);
     assert_eq!(pool.copies(), 0);
+}
+
+/// A client that was gone just when the lease of its put had been written down left that lease until the coordinator's
+/// next start, since nobody had taken note of it in memory yet.
+#[tokio::test(start_paused = true)]
+async fn a_put_that_is_given_up_as_it_begins_leaves_no_lease() {
+    let pool = Pool::new(Setup::builtin(3)).await;
+    for polls in 1.. {
+        let request = BeginPut { machine: String::new(), replicas: None, public: false };
+        let mut begin = Box::pin(pool.admin.session.begin_put(&request));
+        let mut done = false;
+        for _ in 0..polls {
+            done |= std::future::poll_fn(|cx| std::task::Poll::Ready(begin.as_mut().poll(cx))).await.is_ready();
+            if done {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        if done {
+            break;
+        }
+    }
+    tokio::time::advance(Duration::from_secs(25 * 3600)).await;
+    pool.coordinator.sweep(Until::Retention).await.unwrap();
+    assert_eq!(pool.count("SELECT count(*) FROM lease").await, 0);
 }
