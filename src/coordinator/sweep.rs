@@ -6,13 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
+use jiff::Timestamp;
 
 use super::Coordinator;
+use super::registry::Member;
 use crate::admin::Swept;
 use crate::api::ApiResult;
+use crate::catalog::micros;
 use crate::catalog::packs::{self, NewPack, PackRow, PackState};
 use crate::catalog::sweep;
 use crate::id::{PackId, UploadId};
+use crate::node::NodeFailure;
 
 /// Nodes told at once.
 const TELLING: usize = 8;
@@ -151,8 +155,13 @@ impl Coordinator {
                 continue;
             };
             let Some(member) = self.nodes.get(new.node) else { continue };
-            if self.node_answer(&member, member.node.replace_pack(old.root, &header).await).is_none() {
-                swept.waiting += 1;
+            let began = self.seam.now();
+            let answer = member.node.replace_pack(old.root, &header).await;
+            let absent = matches!(&answer, Err(error) if matches!(error.reason, NodeFailure::Absent(_)));
+            if self.node_answer(&member, answer).is_none() {
+                if !absent || !self.give_up_shrinking(&member, &old, new.id, began).await? {
+                    swept.waiting += 1;
+                }
                 continue;
             }
             swept.bytes += old.bytes.saturating_sub(new.bytes);
@@ -163,6 +172,28 @@ impl Coordinator {
 }
 
 impl Coordinator {
+    /// Gives up a smaller pack in the place of one that its node lost, or no longer protects; says whether it is so. What
+    /// the lost one had no longer counts, and repair sees to that; nothing is left to be made smaller.
+    async fn give_up_shrinking(
+        &self,
+        member: &Member,
+        old: &PackRow,
+        new: PackId,
+        began: Timestamp,
+    ) -> ApiResult<bool> {
+        if self.node_answer(member, member.node.holds_pack(old.root).await) != Some(false) {
+            return Ok(false);
+        }
+        let (old, meanwhile) = (old.id, self.times_since(micros(began) + 1));
+        self.write(move |c| {
+            packs::abort(c, new)?;
+            packs::unprotected(c, old, &meanwhile)
+        })
+        .await?;
+        self.repair_wanted.notify_one();
+        Ok(true)
+    }
+
     /// What a sweep would release; nothing is changed, and no node is told anything.
     pub(super) async fn weigh_sweep(&self, now: bool) -> ApiResult<Swept> {
         let (retention, end) = match now {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytenode::admin::{Admin, FindingKind, Verdict};
+use bytenode::admin::{Admin, FindingKind, HealthRequest, Verdict};
 use bytenode::api::{Api, BeginPut};
 use bytenode::coordinator::sweep::Until;
 use bytenode::node::call::Call;
@@ -125,6 +125,33 @@ async fn a_big_tree_goes_in_small_steps() {
     assert_eq!(pool.count("SELECT count(*) FROM entry").await, 1);
     assert_eq!(pool.count("SELECT count(*) FROM version").await, 0);
     assert_eq!(pool.copies(), 0);
+}
+
+/// A node that lost a pack which was to become smaller was asked to make it so with every sweep, forever: it has neither
+/// the one nor the other. Once the node says so, there is nothing to do.
+#[tokio::test(start_paused = true)]
+async fn a_lost_pack_is_made_smaller_no_more() {
+    for setup in [Setup::builtin(4), Setup::kubo(4)] {
+        let pool = Pool::new(setup).await;
+        let user = &pool.admin;
+        let files = vec![(user.local(&bytes(1, 9)), path("bn:/a")), (user.local(&bytes(2, 9)), path("bn:/b"))];
+        user.try_put_files(files, &always()).await.unwrap();
+        let chunk = user.chunks("bn:/b").await[0].cid;
+        let lost = pool.holders(&chunk)[0];
+        pool.kill(lost);
+        pool.check(HealthRequest { now: true, ..HealthRequest::default() }).await;
+        pool.nodes[lost].memory.wipe();
+        pool.revive(lost).await;
+        user.rm("bn:/a").await;
+        user.session.gc(true, false).await.unwrap();
+        assert_eq!(user.session.gc(true, false).await.unwrap().waiting, 0);
+        assert_eq!(pool.count("SELECT count(*) FROM pack WHERE state IN (0, 1)").await, 0);
+        assert_eq!(pool.health().await.verdict, Verdict::Healthy);
+        assert_eq!(user.get("bn:/b").await, bytes(2, 9));
+        user.rm("bn:/b").await;
+        user.session.gc(true, false).await.unwrap();
+        assert_eq!((pool.copies(), pool.count("SELECT count(*) FROM pack WHERE state <> 4").await), (0, 0));
+    }
 }
 
 /// A client that was gone just when the lease of its put had been written down left that lease until the coordinator's
