@@ -46,6 +46,7 @@ mod readme;
 mod readme_servers;
 #[cfg(unix)]
 mod relay;
+mod sim;
 #[cfg(unix)]
 mod streams;
 mod support;

@@ -42,6 +42,17 @@ struct State {
     packs: BTreeMap<PackRoot, Stored>,
 }
 
+/// A pack on a node, as it is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptPack {
+    /// Its root.
+    pub root: PackRoot,
+    /// Whether it is protected.
+    pub protected: bool,
+    /// Its chunks that have bytes, and whether these are the right ones.
+    pub chunks: BTreeMap<ChunkId, bool>,
+}
+
 /// What a node kept at some time.
 #[derive(Debug, Clone)]
 pub struct Backup(BTreeMap<PackRoot, Stored>);
@@ -89,6 +100,11 @@ impl MemoryNode {
         self.state().down = false;
     }
 
+    /// Whether it was killed.
+    pub fn is_down(&self) -> bool {
+        self.state().down
+    }
+
     /// How often a method was called, answered or not.
     pub fn calls(&self, call: Call) -> u64 {
         self.state().calls.get(&call).copied().unwrap_or(0)
@@ -113,6 +129,21 @@ impl MemoryNode {
     /// Roots of the packs it protects.
     pub fn packs(&self) -> Vec<PackRoot> {
         self.state().packs.iter().filter(|(_, pack)| pack.protected).map(|(root, _)| *root).collect()
+    }
+
+    /// Every pack that it keeps, protected or not, with what became of its chunks; in order of their roots.
+    pub fn kept(&self) -> Vec<KeptPack> {
+        let kept = |(root, pack): (&PackRoot, &Stored)| KeptPack {
+            root: *root,
+            protected: pack.protected,
+            chunks: pack.chunks.iter().map(|(chunk, bytes)| (*chunk, chunk.names(bytes))).collect(),
+        };
+        self.state().packs.iter().map(kept).collect()
+    }
+
+    /// Lets go of what no pack protects, as Kubo does when its owner collects garbage.
+    pub fn collect_garbage(&self) {
+        self.state().packs.retain(|_, pack| pack.protected);
     }
 
     /// Loses the bytes of a chunk in every pack, and keeps the packs' protection. Says whether it had any.

@@ -18,5 +18,4 @@ mod reading;
 mod removal;
 mod repair;
 mod resume;
-mod seeds;
 mod spread;

@@ -226,9 +226,19 @@ impl Pool {
 
     /// Stops the coordinator and starts another on the same catalog.
     pub async fn restart(&mut self) {
-        let catalog = self.coordinator.catalog().clone();
-        self.coordinator = start(catalog, &self.seam, &self.keys, &self.ways, &self.setup.policy).await;
+        self.coordinator = self.another().await;
         self.admin = sign_in(&self.coordinator, &self.ways, &self.seam, &self.trace, self.scratch(), 1).await;
+    }
+
+    /// Another coordinator on the same catalog, as after a crash of the one before.
+    pub async fn another(&self) -> Arc<Coordinator> {
+        let catalog = self.coordinator.catalog().clone();
+        start(catalog, &self.seam, &self.keys, &self.ways, &self.setup.policy).await
+    }
+
+    /// What a node that was there from the beginning is.
+    pub fn like(&self, node: usize) -> Like {
+        self.setup.nodes[node].0
     }
 
     fn scratch(&self) -> PathBuf {
