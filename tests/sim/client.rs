@@ -41,8 +41,7 @@ impl World {
     }
 
     fn content(&self) -> Content {
-        let all: Vec<Content> = Content::all().collect();
-        *self.pick(&all)
+        *self.pick(&self.contents)
     }
 
     /// An operation.

@@ -83,13 +83,13 @@ impl World {
     }
 
     fn event(&self) -> Event {
-        match self.dice.below(10) {
+        match self.dice.below(12) {
             0..2 => Event::Sweep,
-            2 => Event::Gc,
-            3..6 => Event::Health(HealthRequest { dry_run: false, now: self.once_in(3), read: self.once_in(3) }),
-            6 => Event::Status,
-            7 => Event::Crash { down: Duration::from_millis(self.dice.below(1500)) },
-            8 => Event::Skip(Duration::from_secs(1 + self.dice.below(3000))),
+            2..5 => Event::Gc,
+            5..8 => Event::Health(HealthRequest { dry_run: false, now: self.once_in(3), read: self.once_in(3) }),
+            8 => Event::Status,
+            9 => Event::Crash { down: Duration::from_millis(self.dice.below(1500)) },
+            10 => Event::Skip(Duration::from_secs(1 + self.dice.below(3000))),
             _ => Event::Skip(Duration::from_secs(if self.once_in(3) { 25 * 3600 } else { 3700 })),
         }
     }
@@ -103,7 +103,7 @@ impl World {
             6..9 => vec![self.client(), self.client()],
             _ => vec![self.client(), self.client(), self.client()],
         };
-        let events = if clients.is_empty() { 1 } else { [0, 0, 0, 1, 1, 2][self.dice.below(6) as usize] };
+        let events = if clients.is_empty() { 1 } else { [0, 0, 1, 1, 2, 3][self.dice.below(6) as usize] };
         let events: Vec<(Moment, Event)> = (0..events).map(|_| (self.moment(), self.event())).collect();
         for client in &clients {
             self.note(|| format!("user {} dies {:?}: {:?}", client.user, client.dies, client.ops));

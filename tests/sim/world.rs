@@ -19,7 +19,7 @@ use bytenode::id::UploadId;
 use bytenode::path::RemotePath;
 use bytenode::seam::Seam;
 
-use super::model::{CHUNK, Tree};
+use super::model::{CHUNK, Content, Tree};
 use crate::support::pool::{CAPACITY, Like, Pool, Setup, User};
 use crate::support::traced::TracedApi;
 
@@ -173,6 +173,8 @@ pub struct World {
     pub host: Arc<Host>,
     /// Chooses what happens; what happens does not choose from it.
     pub dice: Seam,
+    /// What files hold in this run: few, so that chunks are shared, removed and put again.
+    pub contents: Vec<Content>,
     /// By vault.
     pub users: Vec<User>,
     pub trees: Vec<Tree>,
@@ -209,8 +211,11 @@ impl World {
         let line = |user| Arc::new(Line { host: Arc::clone(&host), user }) as Arc<dyn Api>;
         let traced = |user| Arc::new(TracedApi::new(line(user), Arc::clone(&pool.trace))) as Arc<dyn Api>;
         let users = (0..USERS).map(|user| pool.admin.through(traced(user))).collect();
+        let all: Vec<Content> = Content::all().collect();
+        let some = (0..3 + dice.below(6)).map(|_| all[dice.below(all.len() as u64) as usize]);
+        let contents = some.collect();
         let (damage, ailing) = (super::damage::Damage::default(), BTreeSet::new());
-        Self { host, dice, users, trees: vec![Tree::new(); USERS], damage, ailing, losing: false, pool }
+        Self { host, dice, contents, users, trees: vec![Tree::new(); USERS], damage, ailing, losing: false, pool }
     }
 
     /// Starts a coordinator where none runs.
