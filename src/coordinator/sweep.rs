@@ -1,7 +1,7 @@
 //! The sweeper: the only part that releases chunks. It ends abandoned puts, lets versions go whose time is over, and
 //! tells nodes to drop what nothing needs, as often as it takes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ use crate::node::NodeFailure;
 
 /// Nodes told at once.
 const TELLING: usize = 8;
+/// Packs that one node is told of at once.
+const TELLING_ONE: usize = 4;
 /// Packs handled in one go.
 const BATCH: u32 = 1000;
 /// Packs that one change forgets: each may hold 1,024 chunks.
@@ -97,11 +99,11 @@ impl Coordinator {
             let batch = self.read(move |c| packs::dropping(c, after, BATCH)).await?;
             let Some(last) = batch.last() else { return Ok(()) };
             after = last.id;
-            let told: Vec<(PackRow, bool)> = stream::iter(batch.into_iter().map(|pack| self.tell_drop(pack)))
-                .buffer_unordered(TELLING)
-                .collect()
-                .await;
-            let (gone, silent): (Vec<_>, Vec<_>) = told.into_iter().partition(|(_, told)| *told);
+            let mut of_nodes: BTreeMap<i64, Vec<PackRow>> = BTreeMap::new();
+            batch.into_iter().for_each(|pack| of_nodes.entry(pack.node).or_default().push(pack));
+            let of_nodes = of_nodes.into_iter().map(|(node, packs)| self.tell_node(node, packs));
+            let told: Vec<Vec<(PackRow, bool)>> = stream::iter(of_nodes).buffer_unordered(TELLING).collect().await;
+            let (gone, silent): (Vec<_>, Vec<_>) = told.into_iter().flatten().partition(|(_, told)| *told);
             swept.waiting += silent.len() as u64;
             swept.packs += gone.len() as u64;
             swept.bytes += gone.iter().map(|(pack, _)| pack.bytes).sum::<u64>();
@@ -113,13 +115,23 @@ impl Coordinator {
         }
     }
 
-    async fn tell_drop(&self, pack: PackRow) -> (PackRow, bool) {
-        let Some(member) = self.nodes.get(pack.node) else { return (pack, true) };
-        if !member.seen(self.policy.grace).answers && member.probe().await.is_err() {
-            return (pack, false);
+    /// Tells one node to drop packs; gives which of them it did.
+    async fn tell_node(&self, node: i64, packs: Vec<PackRow>) -> Vec<(PackRow, bool)> {
+        let each = |told: bool| move |pack| (pack, told);
+        let Some(member) = self.nodes.get(node) else { return packs.into_iter().map(each(true)).collect() };
+        let answers = member.seen(self.policy.grace).answers || member.probe().await.is_ok();
+        // Another behind its address would say that it does not have them.
+        if !answers || self.node_answer(&member, member.is_itself().await).is_none() {
+            return packs.into_iter().map(each(false)).collect();
         }
-        let told = self.node_answer(&member, member.node.drop_pack(pack.root).await).is_some();
-        (pack, told)
+        let told = packs.into_iter().map(|pack| {
+            let member = &member;
+            async move {
+                let told = self.node_answer(member, member.node.drop_pack(pack.root).await).is_some();
+                (pack, told)
+            }
+        });
+        stream::iter(told).buffer_unordered(TELLING_ONE).collect().await
     }
 
     /// Issues the smaller pack that is to take a pack's place.
@@ -156,7 +168,10 @@ impl Coordinator {
             };
             let Some(member) = self.nodes.get(new.node) else { continue };
             let began = self.seam.now();
-            let answer = member.node.replace_pack(old.root, &header).await;
+            let answer = match member.is_itself().await {
+                Ok(()) => member.node.replace_pack(old.root, &header).await,
+                Err(error) => Err(error),
+            };
             let absent = matches!(&answer, Err(error) if matches!(error.reason, NodeFailure::Absent(_)));
             if self.node_answer(&member, answer).is_none() {
                 if !absent || !self.give_up_shrinking(&member, &old, new.id, began).await? {
