@@ -4,8 +4,10 @@
 //! unsealed, and written in order to a temporary file beside the destination. A group is then synced, renamed and its
 //! directories synced. A file appears under its name only whole, with the SHA-256 that the catalog has.
 
+mod copies;
 mod fetch;
 mod local;
+mod pace;
 mod temporary;
 
 use std::ops::Range;

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 use futures_util::future::try_join_all;
 
@@ -21,6 +22,9 @@ use crate::node::{ChunkAt, NodeFailure};
 
 /// A span's rows with their copies, as the catalog gave them.
 type SpanRows = (Vec<(ManifestRow, Vec<Copy>)>, Vec<(u64, crate::api::Blob)>);
+
+/// What a node may take longer than another, beside a multiple of it, and still be as near.
+const NEAR: Duration = Duration::from_millis(50);
 
 impl Coordinator {
     pub(super) async fn open_read(&self, user: &User, request: OpenRead) -> ApiResult<ReadSession> {
@@ -209,8 +213,8 @@ fn open_file(c: &rusqlite::Connection, vault: i64, found: files::Found) -> Resul
     })
 }
 
-/// Copies in the order in which to try them: nodes that answer first, then by the chunk's own rank, which shares the
-/// load. Of several on one node, the newest is tried in its turn, and the others after all else.
+/// Copies in the order in which to try them: nodes that answer first, of these the near ones, then by the chunk's own
+/// rank, which shares the load; the client knows more once it has read some. Of several on one node, the newest is tried in its turn, and the others after all else.
 fn preferred<'a>(view: &View, chunk: &ChunkId, copies: &'a [Copy]) -> Vec<(usize, &'a Copy)> {
     let mut found: Vec<(usize, &Copy)> =
         copies.iter().filter_map(|copy| view.at(copy.node).map(|index| (index, copy))).collect();
@@ -220,6 +224,9 @@ fn preferred<'a>(view: &View, chunk: &ChunkId, copies: &'a [Copy]) -> Vec<(usize
     let turn = usize::from(chunk.digest()[31]) % found.len().max(1);
     found.rotate_left(turn);
     found.extend(others);
-    found.sort_by_key(|(index, _)| !view.seen[*index].answers);
+    let latency = |index: usize| view.seen[index].latency.unwrap_or_default();
+    let nearest = found.iter().map(|(index, _)| latency(*index)).min().unwrap_or_default();
+    let far = |index: usize| latency(index) > nearest * 4 + NEAR;
+    found.sort_by_key(|(index, _)| (!view.seen[*index].answers, far(*index)));
     found
 }

@@ -1,7 +1,7 @@
 //! Fetching: where chunks are, from which copy, proved and unsealed, in order.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -10,14 +10,15 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::copies::{Copies, milder};
 use super::temporary::Kept;
 use crate::api::{
-    ApiError, ApiResult, BadCopy, Blob, Code, CopyAt, MAX_PAGE_CHUNKS, MAX_REPORTS, ManifestChunk, ManifestPage,
-    ManifestSpan, NodeAddress, OpenFile, OpenRead, Part, ReadChunks, ReadSession, VersionId,
+    ApiError, ApiResult, Blob, Code, CopyAt, MAX_PAGE_CHUNKS, ManifestChunk, ManifestPage, ManifestSpan, NodeAddress,
+    OpenFile, OpenRead, Part, ReadChunks, ReadSession, VersionId,
 };
 use crate::id::{NodeId, UploadId};
 use crate::monitor::Event;
-use crate::node::{ChunkAt, GrantToken, NodeError, NodeFailure};
+use crate::node::{GrantToken, NodeError, NodeFailure};
 use crate::pack::MAX_CHUNK_BYTES;
 use crate::put::{Context, KeptLease};
 use crate::seal::{self, ChunkKey, Key};
@@ -60,9 +61,9 @@ pub(super) struct Spanned {
 
 /// Addresses and grants of a page.
 #[derive(Debug)]
-struct Ways {
-    nodes: BTreeMap<NodeId, NodeAddress>,
-    grants: HashMap<CopyAt, GrantToken>,
+pub(super) struct Ways {
+    pub(super) nodes: BTreeMap<NodeId, NodeAddress>,
+    pub(super) grants: HashMap<CopyAt, GrantToken>,
     until: Instant,
 }
 
@@ -79,7 +80,7 @@ struct Shared {
     open: tokio::sync::Mutex<Open>,
     wrap: Key,
     permits: Arc<Semaphore>,
-    bad: Mutex<Bad>,
+    copies: Copies,
 }
 
 /// The read as the coordinator knows it; another one once the coordinator was started again.
@@ -96,18 +97,6 @@ impl Open {
     }
 }
 
-/// Copies that could not be read.
-#[derive(Default)]
-struct Bad {
-    count: u64,
-    reports: Vec<BadCopy>,
-    /// Nodes that people were told of.
-    told: BTreeSet<NodeId>,
-    /// Nodes that did not answer: asked last from then on, so that a hung one costs its limit once, not for each chunk,
-    /// and reported once, since each report makes the coordinator ask them too.
-    silent: BTreeSet<NodeId>,
-}
-
 impl<'a> Fetcher<'a> {
     pub(super) fn new(context: &'a Context, request: OpenRead, session: &ReadSession) -> Self {
         let shared = Shared {
@@ -116,7 +105,7 @@ impl<'a> Fetcher<'a> {
             open: tokio::sync::Mutex::new(Open::new(context, session)),
             wrap: session.keys.wrap.clone(),
             permits: Arc::new(Semaphore::new(AT_ONCE)),
-            bad: Mutex::default(),
+            copies: Copies::new(context.clone()),
         };
         Self { shared: Arc::new(shared), context }
     }
@@ -193,14 +182,14 @@ impl<'a> Fetcher<'a> {
 
     /// Ends the read: reports what was bad; gives how many copies were.
     pub(super) async fn finish(self) -> u64 {
-        let bad = std::mem::take(&mut *self.shared.bad());
-        if !bad.reports.is_empty() {
+        let (count, reports) = self.shared.copies.take_bad();
+        if !reports.is_empty() {
             // A report is a hint: when it is lost, scrub and health find the same.
-            drop(self.shared.context.api.report_bad(&bad.reports).await);
+            drop(self.shared.context.api.report_bad(&reports).await);
         }
         let read = self.shared.open.lock().await.read;
         drop(self.shared.context.api.release(read).await);
-        bad.count
+        count
     }
 }
 
@@ -377,7 +366,7 @@ impl Shared {
     async fn fetch(&self, file: &OpenFile, task: Task) -> ApiResult<Bytes> {
         let (mut last, mut late) = (None, BTreeSet::new());
         if task.ways.until > Instant::now() {
-            match self.read_copies(&task.chunk, &task.ways, &mut late).await {
+            match self.copies.read(&task.chunk, &task.ways, &mut late).await {
                 Ok(stored) => return open(file, &task, stored),
                 Err(error) => last = error,
             }
@@ -385,75 +374,10 @@ impl Shared {
         let again = self.ask(file, task.index, 1).await?;
         let chunk = again.span.chunks.into_iter().next().filter(|chunk| chunk.desc == task.chunk.desc);
         let chunk = chunk.ok_or_else(|| ApiError::new(Code::Changed, "the manifest changed while it was read"))?;
-        match self.read_copies(&chunk, &again.ways, &mut late).await {
+        match self.copies.read(&chunk, &again.ways, &mut late).await {
             Ok(stored) => open(file, &task, stored),
             Err(error) => Err(no_copy(file, task.index, milder(error, last))),
         }
-    }
-
-    /// Whole stored bytes from the first good copy, or why one was not: one that may be back later comes before others,
-    /// because then the bytes are not lost. A node that let a limit pass for this chunk is `late`: it is not waited for
-    /// again.
-    async fn read_copies(
-        &self,
-        chunk: &ManifestChunk,
-        ways: &Ways,
-        late: &mut BTreeSet<NodeId>,
-    ) -> Result<Bytes, Option<NodeError>> {
-        let mut last = None;
-        let mut copies: Vec<&CopyAt> = chunk.copies.iter().collect();
-        loop {
-            copies.retain(|copy| !late.contains(&copy.node));
-            // Looked at each time: what other chunks have met meanwhile counts too.
-            let speaks = |copy: &&CopyAt| !self.bad().silent.contains(&copy.node);
-            let next = copies.iter().position(speaks).or((!copies.is_empty()).then_some(0));
-            let Some(copy) = next.map(|next| copies.remove(next)) else { return Err(last) };
-            let Some(address) = ways.nodes.get(&copy.node) else {
-                last = milder(last, Some(NodeFailure::Unreachable("offline".into()).at(copy.node.to_string())));
-                continue;
-            };
-            let at = ChunkAt { chunk: chunk.desc.chunk, bytes: chunk.desc.bytes, pack: copy.pack };
-            let read = match self.context.dial.dial(address) {
-                Ok(node) => node.read_chunk(&at, None, ways.grants.get(copy)).await,
-                Err(error) => Err(error),
-            };
-            match read {
-                Ok(stored) => return Ok(stored),
-                Err(error) => {
-                    if matches!(error.reason, NodeFailure::Timeout { .. }) {
-                        late.insert(copy.node.clone());
-                    }
-                    self.note_bad(chunk, copy, &error);
-                    last = milder(last, Some(error));
-                }
-            }
-        }
-    }
-
-    fn note_bad(&self, chunk: &ManifestChunk, copy: &CopyAt, error: &NodeError) {
-        let mut bad = self.bad();
-        bad.count += 1;
-        if bad.told.insert(copy.node.clone()) {
-            self.context.watch.event(Event::Notice(format!("{error}; reading another copy")));
-        }
-        let known = error.reason.is_temporary() && !bad.silent.insert(copy.node.clone());
-        if !known && bad.reports.len() < MAX_REPORTS {
-            let message = error.reason.to_string();
-            bad.reports.push(BadCopy { chunk: chunk.desc.chunk, at: copy.clone(), message });
-        }
-    }
-
-    fn bad(&self) -> MutexGuard<'_, Bad> {
-        self.bad.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The failure that is told of two: one that may pass by itself.
-fn milder(one: Option<NodeError>, other: Option<NodeError>) -> Option<NodeError> {
-    match one {
-        Some(one) if one.reason.is_temporary() => Some(one),
-        _ if other.is_some() => other,
-        one => one,
     }
 }
 

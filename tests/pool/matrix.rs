@@ -3,22 +3,21 @@
 //!
 //! Time is virtual: a limit that is missed is missed on every machine.
 
+mod ill;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytenode::admin::{Admin, HealthReport, HealthRequest, Verdict};
 use bytenode::api::{ApiError, ApiResult, Code};
 use bytenode::get::GetOutcome;
-use bytenode::id::{ChunkId, NodeId};
+use bytenode::id::ChunkId;
 use bytenode::monitor::{Event, Monitor, Recorder};
-use bytenode::node::NodeFailure;
 use bytenode::node::call::Call;
-use bytenode::node::fault::{Fault, When};
-use bytenode::node::http::Limits;
-use bytenode::node::memory::MemoryNode;
 use bytenode::put::{PutOptions, PutOutcome};
 use tokio::time::Instant;
 
+use self::ill::Ill;
 use crate::support::pool::{CAPACITY, Like, Pool, Put, Setup, User, bytes, path};
 
 const NODES: usize = 4;
@@ -30,154 +29,8 @@ const CHUNK: usize = 16 << 10;
 const SIZE: usize = 6 * CHUNK - 100;
 /// Within this time of its last progress a put or get moves on or ends.
 const LIMIT: Duration = Duration::from_secs(30);
-
-/// What is wrong with a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ill {
-    Refuse,
-    /// It does what it is asked, and its answer does not come.
-    HangBefore,
-    HangMidway,
-    /// It takes packs, and hangs when it is to protect them.
-    HangProof,
-    Slow,
-    Reset,
-    Corrupt,
-    Truncate,
-    Lose,
-    /// It claims success and stores, or drops, nothing.
-    Lie,
-    Full,
-    WrongCredential,
-    WrongIdentity,
-}
-
-impl Ill {
-    const ALL: [Self; 13] = [
-        Self::Refuse,
-        Self::HangBefore,
-        Self::HangMidway,
-        Self::HangProof,
-        Self::Slow,
-        Self::Reset,
-        Self::Corrupt,
-        Self::Truncate,
-        Self::Lose,
-        Self::Lie,
-        Self::Full,
-        Self::WrongCredential,
-        Self::WrongIdentity,
-    ];
-
-    /// Whether a copy that goes to such a node does not count. A built-in node protects and signs in one with taking a
-    /// pack, so it does if it loses a chunk thereafter.
-    fn spoils_writes(self, like: Like) -> bool {
-        match self {
-            Self::Slow => false,
-            Self::Lose | Self::HangProof => like == Like::Kubo,
-            _ => true,
-        }
-    }
-
-    /// Whether such a node gives nothing that is asked of it.
-    fn spoils_reads(self) -> bool {
-        !matches!(self, Self::Slow | Self::Full | Self::Lose | Self::HangProof)
-    }
-
-    /// Whether its bytes are missing or wrong, as opposed to out of reach for now.
-    fn is_of_bytes(self) -> bool {
-        matches!(self, Self::Corrupt | Self::Truncate | Self::Lose | Self::Lie)
-    }
-
-    /// Whether such a node says nothing of what it has to the coordinator, or nothing that can be believed.
-    fn silences(self) -> bool {
-        self.spoils_reads() && !self.is_of_bytes()
-    }
-
-    /// Copies with which a put is acknowledged, or the code with which it fails.
-    fn put_rule(self, like: Like, ill: usize) -> Result<usize, Code> {
-        let good = NODES - if self.spoils_writes(like) { ill } else { 0 };
-        match good.min(COPIES) {
-            copies if copies >= RULE => Ok(copies),
-            _ if self == Self::Full => Err(Code::NoRoom),
-            _ => Err(Code::Temporary),
-        }
-    }
-
-    /// What the client's side of a node makes of it, call by call.
-    fn strike(self, pool: &Pool, at: usize, like: Like) {
-        let node = &pool.nodes[at];
-        let always = |call, fault| node.fault.order(call, When::Always, fault);
-        let late = |seconds| NodeFailure::Timeout { seconds, doing: "answering" };
-        match self {
-            Self::Refuse => node.fault.refuse(),
-            Self::HangBefore => Call::ALL.into_iter().for_each(|call| {
-                let limit = patience(call);
-                always(call, Fault::Delay(limit));
-                always(call, Fault::LoseAnswer(late(limit.as_secs())));
-            }),
-            Self::HangMidway => {
-                let limit = Limits::default().progress;
-                node.fault.order_all(&Fault::Delay(limit));
-                node.fault.order_all(&Fault::Midway(late(limit.as_secs())));
-            }
-            Self::HangProof => {
-                let limit = patience(Call::Protect);
-                always(Call::Protect, Fault::Delay(limit));
-                always(Call::Protect, Fault::LoseAnswer(late(limit.as_secs())));
-            }
-            Self::Slow => node.fault.order_all(&Fault::Delay(Duration::from_secs(4))),
-            Self::Reset => {
-                node.fault.order_all(&Fault::Delay(Duration::from_secs(1)));
-                node.fault.order_all(&Fault::Midway(NodeFailure::Unreachable("the answer broke off".into())));
-            }
-            Self::Corrupt => always(Call::Write, Fault::FlipBit),
-            Self::Truncate => {
-                always(Call::Write, Fault::Fail(NodeFailure::Answer("unexpected end of the pack".into())));
-                always(Call::Read, Fault::Fail(NodeFailure::Corrupt("a chunk".into())));
-            }
-            Self::Lose => always(Call::Write, Fault::LoseChunk),
-            Self::Lie => [Call::Write, Call::Protect, Call::Drop, Call::Replace]
-                .into_iter()
-                .for_each(|call| always(call, Fault::Lie)),
-            Self::Full => [Call::Write, Call::Replace]
-                .into_iter()
-                .for_each(|call| always(call, Fault::Fail(NodeFailure::Full("no space left on device".into())))),
-            Self::WrongCredential => node.fault.order_all(&Fault::Fail(NodeFailure::Denied("403".into()))),
-            Self::WrongIdentity => {
-                let found: NodeId = format!("stranger{at}").parse().unwrap();
-                match like {
-                    // It must prove on every connection who it is.
-                    Like::Builtin => node.fault.order_all(&Fault::Fail(NodeFailure::OtherIdentity { found })),
-                    // It says who it is where it is asked, as it is by a reader who does not find a chunk.
-                    Like::Kubo => node.fault.lead_to(MemoryNode::new(found, node.name.as_str(), CAPACITY)),
-                }
-            }
-        }
-    }
-
-    /// What it does to the bytes that the node has of these chunks.
-    fn damage(self, pool: &Pool, at: usize, chunks: &[ChunkId]) {
-        let memory = &pool.nodes[at].memory;
-        let held: Vec<&ChunkId> = chunks.iter().filter(|chunk| memory.has(chunk)).collect();
-        match self {
-            Self::Corrupt => held.iter().for_each(|chunk| assert!(memory.corrupt(chunk))),
-            Self::Lie => held.iter().for_each(|chunk| assert!(memory.forget(chunk))),
-            Self::Lose if !held.is_empty() => assert!(memory.forget(held[pool.seam.below(held.len() as u64) as usize])),
-            _ => {}
-        }
-    }
-}
-
-/// How long a call is waited for.
-fn patience(call: Call) -> Duration {
-    let limits = Limits::default();
-    match call {
-        Call::Write => limits.after_upload(),
-        Call::Protect | Call::Replace => limits.pinning(SIZE as u64),
-        _ => limits.first_byte,
-    }
-}
+/// A get and a cat take no longer than this where each chunk has a copy on a node that is well.
+const OVERTAKEN: Duration = Duration::from_secs(2);
 
 /// Keeps events, and how long the longest wait was between two of them, or two questions to nodes.
 struct Clock {
@@ -373,9 +226,15 @@ impl Cell {
     /// Fetches a file while nodes are ill, and compares with the rule.
     async fn get_by_rule(&mut self, from: &str, content: &[u8]) {
         let (rule, before) = (self.get_rule(&self.chunks(from).await), self.calls(Call::Read));
+        let began = Instant::now();
         let (code, said) = self.get(from, content).await;
         self.must(code == rule, || format!("get gives {code:?}, not {rule:?}: {said}"));
-        if self.ill.spoils_reads() {
+        if self.ill.is_late() && rule.is_none() {
+            // Other nodes overtake it, and nobody need hear of it.
+            let took = began.elapsed();
+            let well = self.count < COPIES;
+            self.must(!well || took < OVERTAKEN, || format!("get and cat took {took:?} beside nodes that are late"));
+        } else if self.ill.spoils_reads() {
             self.named("get", &before, Call::Read, &said);
         }
     }

@@ -7,6 +7,7 @@ mod answers;
 mod calls;
 mod faults;
 mod health;
+mod hedging;
 mod hostile;
 mod hostile_rows;
 mod hostile_size;
