@@ -64,12 +64,12 @@ async fn a_slow_node_is_asked_for_as_much_as_it_can_give() {
 async fn a_node_that_takes_long_to_say_how_it_is_is_read_last() {
     let pool = Pool::new(Setup::builtin(3)).await;
     let path = |seed: u64| format!("bn:/{seed}");
-    for seed in 0..8 {
+    for seed in 0..24 {
         pool.admin.put(&path(seed), &bytes(seed, 1000)).await;
     }
     pool.nodes[1].fault.order_all(&Fault::Delay(Duration::from_secs(1)));
     pool.coordinator.nodes().probe().await;
-    for seed in 0..8 {
+    for seed in 0..24 {
         assert!(pool.admin.get(&path(seed)).await == bytes(seed, 1000));
     }
     assert_eq!(reads(&pool)[1], 0);
