@@ -156,6 +156,10 @@ pub struct ChunksPlanned {
     pub packs: Vec<PackPlan>,
     /// Addresses of the packs' nodes.
     pub nodes: Vec<NodeAddress>,
+    /// Those of these nodes without which there are as many copies, in as many zones: one that is far slower than all
+    /// others need not be waited for.
+    #[serde(default)]
+    pub replaceable: Vec<NodeId>,
     /// What people should know: a node that is down and was replaced.
     #[serde(default)]
     pub notices: Vec<String>,

@@ -1,6 +1,6 @@
 //! The nodes as the coordinator knows them now: how to reach them, whether they answer, how full they are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -294,6 +294,19 @@ pub struct View {
 }
 
 impl View {
+    /// Whether as many copies fit on the other nodes that are open and not avoided, and in as many zones.
+    pub fn can_spare<T>(&self, id: &NodeId, avoided: &BTreeMap<i64, T>) -> bool {
+        let takes = |at: &usize| self.seen[*at].open && !avoided.contains_key(&self.members[*at].row.row);
+        let all: Vec<usize> = (0..self.members.len()).filter(takes).collect();
+        let others: Vec<usize> = all.iter().copied().filter(|at| self.members[*at].row.id != *id).collect();
+        let copies = self.replicas as usize;
+        let zones = |of: &[usize]| {
+            let zones: BTreeSet<&str> = of.iter().map(|at| self.members[*at].row.zone.as_str()).collect();
+            zones.len().min(copies)
+        };
+        others.len() >= copies && zones(&others) == zones(&all)
+    }
+
     /// The index of the member with a catalog row.
     pub fn at(&self, row: i64) -> Option<usize> {
         self.index.get(&row).copied()

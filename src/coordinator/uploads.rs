@@ -188,6 +188,9 @@ impl Coordinator {
                 entries: header.entries,
             });
         }
+        let avoided = lease.avoided();
+        let named = answer.nodes.iter().map(|node| node.id.clone());
+        answer.replaceable = named.filter(|id| view.can_spare(id, &avoided)).collect();
         answer
     }
 

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
+use tokio::time::Instant;
 
 use super::Context;
 use super::buffers::Buffers;
@@ -12,7 +14,7 @@ use crate::api::{
     ApiError, ApiResult, Append, Blob, ChunkDesc, ChunksPlanned, Code, MAX_FILES, MAX_PLAN_CHUNKS, NodeAddress,
     PackOutcome, PackPlan, PacksSent, Part, PlanChunks, PutSession,
 };
-use crate::id::{ChunkId, NodeId};
+use crate::id::{ChunkId, NodeId, PackId};
 use crate::monitor::Event;
 use crate::node::NodeFailure;
 use crate::pack::{Pack, PackHeader};
@@ -24,6 +26,9 @@ use crate::seam::Seam;
 pub(super) const BYTES: u64 = 16 << 20;
 /// How often the packs of one window are planned anew after failures.
 const ROUNDS: usize = 8;
+/// The last node at work straggles when, after all others were done, it needs this time and so many times theirs besides.
+const STRAGGLES: Duration = Duration::from_secs(10);
+const TIMES: u32 = 4;
 /// Packs sent at once, at most: more than any pool has nodes.
 const PACKS_AT_ONCE: usize = 64;
 
@@ -195,8 +200,7 @@ impl Planned {
                 plan.nodes.into_iter().map(|address| (address.id.clone(), address)).collect();
             let sends =
                 plan.packs.into_iter().map(|pack| self.chunks_of(session, pack)).collect::<ApiResult<Vec<_>>>()?;
-            let sending = stream::iter(sends.into_iter().map(|one| send(context, &addresses, one)));
-            let outcomes: Vec<_> = sending.buffered(PACKS_AT_ONCE).collect().await;
+            let outcomes = send_all(context, &addresses, &plan.replaceable, sends).await;
             for (node, bytes, _) in
                 outcomes.iter().filter(|(_, _, outcome)| matches!(outcome, PackOutcome::Sent { .. }))
             {
@@ -232,6 +236,48 @@ fn check(packs: &[PackPlan]) -> ApiResult<()> {
         return Ok(());
     }
     Err(ApiError::new(Code::Internal, "the coordinator would send one chunk to one node twice"))
+}
+
+/// Sends packs to their nodes. The last node at work is not waited for when it is far slower than all others and can be
+/// replaced.
+async fn send_all(
+    context: &Context,
+    addresses: &BTreeMap<NodeId, NodeAddress>,
+    replaceable: &[NodeId],
+    sends: Vec<(PackPlan, Pack)>,
+) -> Vec<(NodeId, u64, PackOutcome)> {
+    let mut open: HashMap<PackId, (NodeId, u64)> =
+        sends.iter().map(|(plan, pack)| (plan.id, (plan.node.clone(), pack.header().bytes()))).collect();
+    let began = Instant::now();
+    let sending = stream::iter(sends.into_iter().map(|one| send(context, addresses, one)));
+    let mut sending = std::pin::pin!(sending.buffer_unordered(PACKS_AT_ONCE));
+    let mut outcomes = Vec::with_capacity(open.len());
+    let mut until = None;
+    loop {
+        let last = tokio::time::sleep_until(until.unwrap_or(began));
+        tokio::select! {
+            biased;
+            sent = sending.next() => {
+                let Some(sent) = sent else { return outcomes };
+                let (PackOutcome::Sent { pack, .. } | PackOutcome::Failed { pack, .. }) = &sent.2;
+                open.remove(pack);
+                outcomes.push(sent);
+            }
+            () = last, if until.is_some() => {
+                let message = "it is far slower than the others".to_owned();
+                let failed = |(pack, (node, bytes))| {
+                    (node, bytes, PackOutcome::Failed { pack, full: false, message: message.clone() })
+                };
+                outcomes.extend(open.into_iter().map(failed));
+                return outcomes;
+            }
+        }
+        let mut at_work = open.values().map(|(node, _)| node);
+        let straggler = at_work.next().filter(|first| at_work.all(|node| node == *first));
+        if until.is_none() && !outcomes.is_empty() && straggler.is_some_and(|node| replaceable.contains(node)) {
+            until = Some(Instant::now() + STRAGGLES + began.elapsed() * TIMES);
+        }
+    }
 }
 
 /// Sends one pack to its node.

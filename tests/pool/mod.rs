@@ -20,3 +20,4 @@ mod removal;
 mod repair;
 mod resume;
 mod spread;
+mod straggling;
