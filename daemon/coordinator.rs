@@ -14,7 +14,7 @@ use super::server::{ServerLimits, serve};
 use crate::catalog::Catalog;
 use crate::coordinator::keys::{Keys, check_mode, write_secret};
 use crate::coordinator::{Coordinator, Parts, Policy, Until};
-use crate::machine;
+use crate::machine::{self, lock_alone};
 use crate::node::http::Limits;
 use crate::seam::Seam;
 
@@ -111,7 +111,7 @@ fn open_data(data: &Path) -> Result<File> {
     std::fs::set_permissions(data, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
     let path = data.join("lock");
     let lock = File::options().create(true).truncate(false).write(true).open(&path)?;
-    if lock.try_lock().is_err() {
+    if lock_alone(&lock).is_err() {
         bail!("another coordinator uses {}", data.display());
     }
     Ok(lock)

@@ -3,7 +3,8 @@
 //! Two processes have equal identities only if a loopback address leads both to the same place: same machine, same
 //! start, same network namespace. Where that cannot be known, the identity is random and equals no other.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
+use std::time::{Duration, Instant};
 
 use crate::id::sha256;
 use crate::seam::Seam;
@@ -22,6 +23,23 @@ pub fn identity(seam: &Seam) -> String {
         _ => data_encoding::HEXLOWER.encode(&seam.bytes::<32>()),
     };
     data_encoding::HEXLOWER.encode(&sha256(known.as_bytes()))
+}
+
+/// How long a lock is waited for: a process that was killed holds its own until the system has taken down all of it.
+const DYING: Duration = Duration::from_secs(3);
+
+/// Locks a file for this process alone. Blocks for three seconds at most, while another that has it may be ending.
+///
+/// # Errors
+/// [`TryLockError::WouldBlock`] when another process keeps it.
+pub fn lock_alone(file: &File) -> Result<(), TryLockError> {
+    let end = Instant::now() + DYING;
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(Duration::from_millis(20)),
+            tried => return tried,
+        }
+    }
 }
 
 /// Whether an address leads to this machine itself, whoever resolves it: a loopback address, or `localhost`.
@@ -63,6 +81,26 @@ mod tests {
         for elsewhere in ["http://10.0.0.1:1", "http://localhost.example", "http://127.0.0.1.example", "nonsense", ""] {
             assert!(!is_loopback(elsewhere), "{elsewhere}");
         }
+    }
+
+    #[test]
+    fn a_lock_is_had_once_another_lets_go_of_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let open = || File::options().write(true).open(file.path()).unwrap();
+        let (held, mine) = (open(), open());
+        held.lock().unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let other = std::thread::spawn(move || {
+            let begun: Instant = told.recv().unwrap();
+            while begun.elapsed() < DYING / 10 {
+                std::thread::yield_now();
+            }
+            drop(held);
+        });
+        tell.send(Instant::now()).unwrap();
+        lock_alone(&mine).unwrap();
+        other.join().unwrap();
+        assert!(matches!(lock_alone(&open()), Err(TryLockError::WouldBlock)));
     }
 
     #[test]

@@ -90,10 +90,11 @@ fn a_coordinator_starts_though_a_node_hangs() {
     user.member("n1").signal(Signal::STOP);
     let data = user.member("coordinator").data;
     let mut command = user.command(&["internal-coordinator", "--listen", "127.0.0.1:0", "--stop-on-eof", "--data"]);
-    command.arg(data).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.arg(data).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     let begun = Instant::now();
     let mut coordinator = Guarded(command.spawn().unwrap());
-    assert!(coordinator.first_line().starts_with("http://"));
+    let line = coordinator.first_line();
+    assert!(line.starts_with("http://"), "{line:?}");
     assert!(begun.elapsed() < LIMIT / 3, "it took {:?}", begun.elapsed());
 }
 

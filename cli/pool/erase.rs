@@ -109,7 +109,7 @@ fn lock(data: &Path) -> io::Result<Vec<File>> {
     for dir in dirs {
         // What has no lock was never used, or is not ours.
         let Ok(file) = File::options().write(true).open(dir.join("lock")) else { continue };
-        match file.try_lock() {
+        match bytenode::machine::lock_alone(&file) {
             Ok(()) => locks.push(file),
             Err(TryLockError::WouldBlock) => {
                 let why = format!("a process that up did not start uses {}", dir.display());

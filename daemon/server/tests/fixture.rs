@@ -170,6 +170,7 @@ pub(super) fn planned() -> ChunksPlanned {
         here: vec![chunk()],
         packs: vec![PackPlan { id: PackId::new(u64::MAX), node: node(), entries, grant: Some(secret("grant")) }],
         nodes: vec![address(), NodeAddress { authorization: None, kind: NodeKind::S3, ..address() }],
+        replaceable: vec![node()],
         notices: vec!["node attic is down".to_owned()],
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::disk::{Disk, DiskEntry, DiskFile, Space};
 use crate::file_writer::FileWriter;
+use crate::machine::lock_alone;
 
 /// A local directory. One process at a time has it open: the lock lives as long as this value.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ impl LocalDisk {
             File::open(parent)?.sync_all()?;
         }
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(root.join("lock"))?;
-        match lock.try_lock() {
+        match lock_alone(&lock) {
             Ok(()) => Ok(Self { root: root.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => {
                 Err(io::Error::new(io::ErrorKind::WouldBlock, "another process uses this data directory"))
