@@ -17,6 +17,10 @@ mod ui;
 mod unfinished;
 
 fn main() -> ExitCode {
+    #[cfg(debug_assertions)]
+    if let Ok(at) = std::env::var("BYTENODE_FAILPOINT") {
+        bytenode::failpoint::arm(&at);
+    }
     args::choose_color();
     let cli = match args::Cli::try_parse() {
         Ok(cli) => cli,

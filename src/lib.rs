@@ -23,7 +23,7 @@
 //! | [`id`], [`size`], [`path`] | names of things: newtypes, sizes, remote paths |
 //! | [`chunk`], [`seal`], [`unixfs`], [`car`], [`pack`], [`grant`] | forms of bytes; pure, with fixed vectors |
 //! | [`place`] | which node gets which chunk: a pure function of chunks, nodes and policy |
-//! | [`seam`], [`monitor`], [`machine`] | the seam for time and chance; the way out for progress; who this machine is |
+//! | [`seam`], [`monitor`], [`machine`], [`failpoint`] | the seam for time and chance; the way out for progress; who this machine is; where tests end a process |
 //! | [`node`] | the trait of a storage node, its kinds, and the one suite that all of them pass |
 //! | [`catalog`] | SQLite: the only truth about files, chunks, packs, nodes and users |
 //! | [`api`], [`admin`], [`client`], [`dial`] | what the coordinator offers, as types and traits; the same over HTTP |
@@ -66,6 +66,7 @@ pub mod client;
 pub mod config;
 pub mod coordinator;
 pub mod dial;
+pub mod failpoint;
 mod file_writer;
 pub mod get;
 pub mod grant;

@@ -13,6 +13,7 @@ mod cli;
 mod cli_daemon;
 #[cfg(unix)]
 mod concurrency;
+mod crashes;
 #[cfg(unix)]
 mod demo;
 #[cfg(unix)]

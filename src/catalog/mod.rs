@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::api::{ApiError, Code};
+use crate::failpoint::{Step, reached};
 use crate::id::ChunkId;
 use crate::pack::{MAX_CHUNK_BYTES, PackEntry};
 use crate::seam::Seam;
@@ -401,7 +402,10 @@ fn commit_group(
             savepoint.commit()?;
         }
     }
-    transaction.commit()
+    reached(Step::Commit);
+    transaction.commit()?;
+    reached(Step::Commit);
+    Ok(())
 }
 
 fn copy_error(error: &rusqlite::Error) -> rusqlite::Error {

@@ -15,6 +15,7 @@ use url::Url;
 
 use super::{ClientLimits, wire, wrong_answer};
 use crate::api::{ApiError, ApiResult, Code, NodeAddress, NodeKind};
+use crate::failpoint::{Step, reached};
 use crate::machine::is_loopback;
 use crate::node::GrantToken;
 
@@ -182,7 +183,10 @@ impl Client {
     async fn attempts(&self, call: &Call<'_>, url: &Url) -> ApiResult<Answer> {
         let (begun, mut pause, mut sent) = (Instant::now(), FIRST_PAUSE, 0);
         loop {
-            let lost = match self.attempt(call, url).await {
+            reached(Step::Call);
+            let attempt = self.attempt(call, url).await;
+            reached(Step::Call);
+            let lost = match attempt {
                 Ok(answer) => {
                     self.answered.store(true, Ordering::Relaxed);
                     return Ok(answer);

@@ -17,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use super::Wanted;
 use super::local::cannot;
 use crate::api::{ApiError, ApiResult, ChunkDesc, Code, OpenFile};
+use crate::failpoint::{Step, reached};
 use crate::file_writer::FileWriter;
 use crate::id::{ChunkId, sha256};
 use crate::put::Overwrite;
@@ -242,6 +243,7 @@ impl Temporary {
     /// Appends bytes.
     pub(super) async fn write(&mut self, seam: &Seam, bytes: Bytes) -> ApiResult<()> {
         self.work(seam, move |file| append(file, &bytes)).await?;
+        reached(Step::File);
         self.stays = self.kept.is_some();
         Ok(())
     }
@@ -286,6 +288,7 @@ impl Temporary {
             let readers = (mode & 0o444) >> 2;
             file.set_permissions(PermissionsExt::from_mode(mode | readers))?;
         }
+        reached(Step::File);
         file.sync_all()
     }
 
@@ -304,7 +307,9 @@ impl Temporary {
                 Err(_) => {}
             }
         }
+        reached(Step::File);
         std::fs::rename(&self.path, dest)?;
+        reached(Step::File);
         self.stays = true;
         Ok(())
     }

@@ -37,6 +37,7 @@ pub use self::incoming::{Ended, IncomingPack, PackSender};
 pub use self::limits::Limits;
 use self::transport::{Answer, Ask, Transport};
 use crate::api::NodeKind;
+use crate::failpoint::{Step, reached};
 use crate::grant::{Nonce, PublicKey};
 use crate::id::{ChunkId, NodeId, PackRoot};
 use crate::node::{ChunkAt, GrantToken, Node, NodeError, NodeFailure, NodeStatus, Receipt};
@@ -429,6 +430,14 @@ fn clock(headers: &HeaderMap) -> Option<Timestamp> {
     Some(jiff::fmt::rfc2822::parse(text).ok()?.timestamp())
 }
 
+/// A call that changes what a node keeps.
+async fn changing<T>(call: impl Future<Output = T>) -> T {
+    reached(Step::Node);
+    let answer = call.await;
+    reached(Step::Node);
+    answer
+}
+
 #[async_trait]
 impl Node for HttpNode {
     async fn status(&self) -> Result<NodeStatus, NodeError> {
@@ -437,11 +446,11 @@ impl Node for HttpNode {
 
     async fn write_pack(&self, pack: &Pack, grant: Option<&GrantToken>) -> Result<Receipt, NodeError> {
         let expected = wire::Expected::of(pack.header());
-        self.import_whole(pack.car(), expected, grant).await.map_err(|failure| self.at(failure))
+        changing(self.import_whole(pack.car(), expected, grant)).await.map_err(|failure| self.at(failure))
     }
 
     async fn protect_pack(&self, root: PackRoot, bytes: u64) -> Result<(), NodeError> {
-        self.protect(root, bytes).await.map_err(|failure| self.at(failure))
+        changing(self.protect(root, bytes)).await.map_err(|failure| self.at(failure))
     }
 
     async fn holds_pack(&self, root: PackRoot) -> Result<bool, NodeError> {
@@ -496,11 +505,11 @@ impl Node for HttpNode {
     }
 
     async fn drop_pack(&self, root: PackRoot) -> Result<(), NodeError> {
-        self.unpin(root).await.map_err(|failure| self.at(failure))
+        changing(self.unpin(root)).await.map_err(|failure| self.at(failure))
     }
 
     async fn replace_pack(&self, old: PackRoot, new: &PackHeader) -> Result<(), NodeError> {
-        self.replace(old, new).await.map_err(|failure| self.at(failure))
+        changing(self.replace(old, new)).await.map_err(|failure| self.at(failure))
     }
 
     async fn remove_chunk(&self, chunk: ChunkId) -> Result<(), NodeError> {

@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::disk::{Disk, DiskEntry, DiskFile, Space};
+use crate::failpoint::{Step, reached};
 use crate::file_writer::FileWriter;
 use crate::machine::lock_alone;
 
@@ -44,6 +45,7 @@ impl Disk for LocalDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        reached(Step::Disk);
         let path = self.root.join(path);
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
         Ok(Box::new(LocalFile(FileWriter::new(file))))
@@ -55,14 +57,17 @@ impl Disk for LocalDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        reached(Step::Disk);
         std::fs::rename(self.root.join(from), self.root.join(to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        reached(Step::Disk);
         std::fs::remove_file(self.root.join(path))
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        reached(Step::Disk);
         File::open(self.root.join(path))?.sync_all()
     }
 
@@ -92,6 +97,7 @@ impl DiskFile for LocalFile {
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        reached(Step::Disk);
         self.0.flush()?;
         self.0.file().sync_data()
     }
