@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{Api, ApiResult, NodeKind, Page};
+use crate::backup::Passphrase;
 use crate::id::{ChunkId, NodeId};
 use crate::node::GrantToken;
 use crate::path::RemotePath;
@@ -365,7 +366,13 @@ pub struct Status {
     pub oldest_verified: Option<Timestamp>,
     /// Whether the coordinator refuses changes until a person decides, and why.
     pub read_only: Option<String>,
+    /// Of which moment the last backup of the coordinator is that was kept.
+    #[serde(default)]
+    pub backed_up: Option<Timestamp>,
 }
+
+/// A backup, sealed, piece by piece; whole only if no piece is an error and [`crate::backup::Backup`] opens it.
+pub type SealedBackup = futures_util::stream::BoxStream<'static, ApiResult<bytes::Bytes>>;
 
 /// One row of `stat`'s chunk list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -420,6 +427,11 @@ pub trait Admin: Send + Sync {
     async fn health(&self, request: &HealthRequest) -> ApiResult<HealthReport>;
     /// Releases what nothing needs; with `now`, versions within their retention too.
     async fn gc(&self, now: bool, dry_run: bool) -> ApiResult<Swept>;
+    /// Everything of the coordinator that cannot be made again, as at one moment, checked, and sealed under a passphrase.
+    /// One at a time: another waits a minute for it to end, then it is [`crate::api::Code::Busy`].
+    async fn backup(&self, passphrase: &Passphrase) -> ApiResult<SealedBackup>;
+    /// Takes down that the backup of this moment was read back and kept.
+    async fn backup_kept(&self, made: Timestamp) -> ApiResult<()>;
 }
 
 /// Lets users in.

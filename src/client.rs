@@ -14,12 +14,14 @@ use reqwest::Method;
 use serde::Serialize;
 
 use crate::admin::{
-    Admin, ChunkRow, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo, NodeReport, Status, Swept, WhoAmI,
+    Admin, ChunkRow, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo, NodeReport, SealedBackup, Status, Swept,
+    WhoAmI,
 };
 use crate::api::{
     Api, ApiError, ApiResult, BadCopy, BeginPut, ChunksPlanned, Code, CommitFiles, Committed, Entry, ListRequest,
     ManifestPage, OpenRead, PacksJudged, PacksSent, Page, PlanChunks, PutSession, ReadChunks, ReadSession, Removed,
 };
+use crate::backup::Passphrase;
 use crate::id::UploadId;
 use crate::path::RemotePath;
 
@@ -35,7 +37,7 @@ pub struct ClientLimits {
     pub call: Duration,
     /// For the calls that may work for long: health, gc, and adding, testing and removing a node.
     pub long_call: Duration,
-    /// Bytes of one answer.
+    /// Bytes of one answer that is not a stream.
     pub answer_bytes: usize,
     /// How long a coordinator that has answered before may be away, as when it is started again: calls that it cannot
     /// have done, or that may be done twice, are sent again until then. Less than `call`.
@@ -237,5 +239,14 @@ impl Admin for Client {
 
     async fn gc(&self, now: bool, dry_run: bool) -> ApiResult<Swept> {
         self.send(post_once(&["gc"], &wire::GcRequest { now, dry_run })?.patience(Patience::Long)).await
+    }
+
+    async fn backup(&self, passphrase: &Passphrase) -> ApiResult<SealedBackup> {
+        let body = wire::BackupRequest { passphrase: passphrase.clone() };
+        self.stream(post_once(&["backup"], &body)?.patience(Patience::Long), wire::BACKUP_TYPE).await
+    }
+
+    async fn backup_kept(&self, made: jiff::Timestamp) -> ApiResult<()> {
+        self.send(post(&["backup", "kept"], &wire::BackupKept { made })?).await
     }
 }

@@ -24,6 +24,7 @@
 //! | [`chunk`], [`seal`], [`unixfs`], [`car`], [`pack`], [`grant`] | forms of bytes; pure, with fixed vectors |
 //! | [`place`] | which node gets which chunk: a pure function of chunks, nodes and policy |
 //! | [`seam`], [`monitor`], [`machine`], [`failpoint`] | the seam for time and chance; the way out for progress; who this machine is; where tests end a process |
+//! | [`backup`] | the form of a coordinator's backup |
 //! | [`node`] | the trait of a storage node, its kinds, and the one suite that all of them pass |
 //! | [`catalog`] | SQLite: the only truth about files, chunks, packs, nodes and users |
 //! | [`api`], [`admin`], [`client`], [`dial`] | what the coordinator offers, as types and traits; the same over HTTP |
@@ -59,6 +60,7 @@
 
 pub mod admin;
 pub mod api;
+pub mod backup;
 pub mod car;
 pub mod catalog;
 pub mod chunk;

@@ -5,10 +5,10 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::input::{At, Body, Check, NodeName, Query, short};
-use super::{Caller, Done, Json, Route, route};
+use super::{Caller, Done, Json, Route, Streamed, route};
 use crate::admin::{HealthRequest, NodeAdd};
 use crate::api::ApiError;
-use crate::client::wire::{GcRequest, Nodes, TokenRequest};
+use crate::client::wire::{BackupKept, BackupRequest, GcRequest, Nodes, TokenRequest};
 
 /// Says how a node is forgotten.
 #[derive(Deserialize, IntoParams)]
@@ -57,11 +57,24 @@ impl Check for GcRequest {
     }
 }
 
+impl Check for BackupRequest {
+    fn check(&self) -> Result<(), ApiError> {
+        Ok(())
+    }
+}
+
+impl Check for BackupKept {
+    fn check(&self) -> Result<(), ApiError> {
+        Ok(())
+    }
+}
+
 type Named = At<NodeName>;
 
 pub(super) fn rows() -> Vec<Route> {
     let mut rows = account_rows();
     rows.extend(pool_rows());
+    rows.extend(backup_rows());
     rows
 }
 
@@ -156,5 +169,27 @@ fn pool_rows() -> Vec<Route> {
             },
         )
         .long(),
+    ]
+}
+
+fn backup_rows() -> Vec<Route> {
+    vec![
+        route(
+            Method::POST,
+            "/backup",
+            "backup",
+            "Makes a sealed backup of the coordinator",
+            |caller: Caller, Body(body): Body<BackupRequest>| async move {
+                caller.backup(&body.passphrase).await.map(Streamed)
+            },
+        )
+        .long(),
+        route(
+            Method::POST,
+            "/backup/kept",
+            "backup_kept",
+            "Takes down that a backup was kept",
+            |caller: Caller, Body(body): Body<BackupKept>| async move { caller.backup_kept(body.made).await.map(|()| Done) },
+        ),
     ]
 }

@@ -20,14 +20,16 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
+use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::path::OperationBuilder;
 use utoipa::openapi::response::ResponseBuilder;
 
 use super::openapi::{self, Schemas};
 use super::problem::Refusal;
 use super::server::ServerLimits;
-use crate::admin::Session;
+use crate::admin::{SealedBackup, Session};
 use crate::api::{ApiError, ApiResult, Code};
+use crate::client::wire;
 
 pub(crate) use input::Incoming;
 use input::Input;
@@ -127,6 +129,23 @@ impl Outcome for Done {
 
     fn describe(operation: OperationBuilder, _status: u16, _schemas: &mut Schemas) -> OperationBuilder {
         operation.response("204", ResponseBuilder::new().description("Done").build())
+    }
+}
+
+/// A stream of bytes; when it fails, the connection ends before its end.
+struct Streamed(SealedBackup);
+
+impl Outcome for Streamed {
+    fn answer(self) -> ApiResult<Response> {
+        let mut response = Response::new(Body::from_stream(self.0));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(wire::BACKUP_TYPE));
+        Ok(response)
+    }
+
+    fn describe(operation: OperationBuilder, status: u16, _schemas: &mut Schemas) -> OperationBuilder {
+        let content = ContentBuilder::new().build();
+        let response = ResponseBuilder::new().description("Success").content(wire::BACKUP_TYPE, content);
+        operation.response(status.to_string(), response.build())
     }
 }
 

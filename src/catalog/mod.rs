@@ -10,6 +10,7 @@ pub mod files;
 pub mod nodes;
 pub mod packs;
 mod schema;
+pub mod snapshot;
 pub mod sweep;
 pub mod trace;
 pub mod users;

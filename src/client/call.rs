@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{Method, Response, StatusCode, redirect};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, redirect};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
@@ -49,7 +51,7 @@ pub(super) struct Call<'a> {
     method: Method,
     segments: &'a [&'a str],
     query: Vec<(&'static str, String)>,
-    body: Option<bytes::Bytes>,
+    body: Option<Bytes>,
     repeat: Repeat,
     patience: Patience,
 }
@@ -168,16 +170,51 @@ impl Client {
 
     /// Sends a call, again if it may be and its connection drops, and reads the answer, all within its limit.
     pub(super) async fn send<T: DeserializeOwned>(&self, call: Call<'_>) -> ApiResult<T> {
-        let limit = match call.patience {
-            Patience::Call => self.limits.call,
-            Patience::Long => self.limits.long_call,
-        };
+        let limit = self.limit(&call);
         let url = self.url_of(&call)?;
         let attempts = self.attempts(&call, &url);
         let Ok(result) = tokio::time::timeout(limit, attempts).await else {
             return Err(self.unanswered(&format!("did not answer within {} s", limit.as_secs())));
         };
         parse(&result?)
+    }
+
+    /// Sends a call once and gives its answer piece by piece: the first within the call's limit, each further one within
+    /// that of a short call.
+    pub(super) async fn stream(
+        &self,
+        call: Call<'_>,
+        media_type: &str,
+    ) -> ApiResult<BoxStream<'static, ApiResult<Bytes>>> {
+        let limit = self.limit(&call);
+        let url = self.url_of(&call)?;
+        let begun = async {
+            let response = self.request(&call, &url).send().await.map_err(Self::lost)?;
+            let head = Answer::of(&response, Vec::new());
+            if head.status.is_success() && head.version.is_some() && head.media_type == media_type {
+                return Ok(Ok(response));
+            }
+            self.whole(response).await.map(Err)
+        };
+        let Ok(begun) = tokio::time::timeout(limit, begun).await else {
+            return Err(self.unanswered(&format!("did not answer within {} s", limit.as_secs())));
+        };
+        let response = match begun.map_err(|lost| self.given_up(lost))? {
+            Ok(response) => response,
+            Err(answer) if answer.status.is_success() => return Err(answer.unreadable("it is of another type")),
+            Err(answer) => return Err(problem(&answer)),
+        };
+        let next = |(client, response): (Self, Option<Response>)| async {
+            let mut response = response?;
+            let piece = tokio::time::timeout(client.limits.call, response.chunk()).await;
+            let failed = match piece {
+                Ok(Ok(piece)) => return Some((Ok(piece?), (client, Some(response)))),
+                Ok(Err(error)) => client.given_up(Self::lost(error)),
+                Err(_) => client.unanswered(&format!("sent nothing for {} s", client.limits.call.as_secs())),
+            };
+            Some((Err(failed), (client, None)))
+        };
+        Ok(Box::pin(stream::unfold((self.clone(), Some(response)), next)))
     }
 
     async fn attempts(&self, call: &Call<'_>, url: &Url) -> ApiResult<Answer> {
@@ -197,18 +234,13 @@ impl Client {
             // Who never answered may well not run at all; who did is perhaps being started again.
             let known = self.answered.load(Ordering::Relaxed);
             let patient = known && begun.elapsed() < self.limits.away;
-            let (again, error) = match lost {
-                Lost::Final(error) => (false, error),
-                Lost::Refused(why) => {
-                    (patient, self.unanswered(&format!("does not answer ({why})")).hint("bytenode up"))
-                }
-                Lost::Dropped(why) => {
-                    let safe = call.repeat == Repeat::Safe && (patient || (!known && sent <= FIRST_REPEATS));
-                    (safe, self.unanswered(&format!("dropped the connection ({why})")))
-                }
+            let again = match lost {
+                Lost::Final(_) => false,
+                Lost::Refused(_) => patient,
+                Lost::Dropped(_) => call.repeat == Repeat::Safe && (patient || (!known && sent <= FIRST_REPEATS)),
             };
             if !again {
-                return Err(error);
+                return Err(self.given_up(lost));
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LAST_PAUSE);
@@ -216,12 +248,28 @@ impl Client {
     }
 
     async fn attempt(&self, call: &Call<'_>, url: &Url) -> Result<Answer, Lost> {
-        let mut request = self.http.request(call.method.clone(), url.clone());
-        request = request.header(AUTHORIZATION, self.authorization.clone());
-        if let Some(body) = &call.body {
-            request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
+        let response = self.request(call, url).send().await.map_err(Self::lost)?;
+        self.whole(response).await
+    }
+
+    fn limit(&self, call: &Call<'_>) -> Duration {
+        match call.patience {
+            Patience::Call => self.limits.call,
+            Patience::Long => self.limits.long_call,
         }
-        let mut response = request.send().await.map_err(Self::lost)?;
+    }
+
+    fn request(&self, call: &Call<'_>, url: &Url) -> RequestBuilder {
+        let request = self.http.request(call.method.clone(), url.clone());
+        let request = request.header(AUTHORIZATION, self.authorization.clone());
+        match &call.body {
+            Some(body) => request.header(CONTENT_TYPE, "application/json").body(body.clone()),
+            None => request,
+        }
+    }
+
+    /// Reads an answer to its end.
+    async fn whole(&self, mut response: Response) -> Result<Answer, Lost> {
         let mut body = Vec::new();
         while let Some(piece) = response.chunk().await.map_err(Self::lost)? {
             if body.len().saturating_add(piece.len()) > self.limits.answer_bytes {
@@ -237,6 +285,15 @@ impl Client {
         let connecting = error.is_connect();
         let why = deepest(&error.without_url());
         if connecting { Lost::Refused(why) } else { Lost::Dropped(why) }
+    }
+
+    /// What is said of an attempt that is not repeated.
+    fn given_up(&self, lost: Lost) -> ApiError {
+        match lost {
+            Lost::Final(error) => error,
+            Lost::Refused(why) => self.unanswered(&format!("does not answer ({why})")).hint("bytenode up"),
+            Lost::Dropped(why) => self.unanswered(&format!("dropped the connection ({why})")),
+        }
     }
 
     fn unanswered(&self, what: &str) -> ApiError {

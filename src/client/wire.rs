@@ -4,7 +4,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::admin::NodeInfo;
+use jiff::Timestamp;
+
 use crate::api::{BadCopy, Committed, Entry};
+use crate::backup::Passphrase;
 use crate::path::RemotePath;
 
 /// Where every route but the probes begins.
@@ -69,6 +72,27 @@ pub struct GcRequest {
     #[serde(default)]
     pub dry_run: bool,
 }
+
+/// Asks for a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct BackupRequest {
+    /// What it is sealed under.
+    pub passphrase: Passphrase,
+}
+
+/// Says that a backup was kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct BackupKept {
+    /// Of which moment it is.
+    pub made: Timestamp,
+}
+
+/// The media type of a backup.
+pub const BACKUP_TYPE: &str = "application/octet-stream";
 
 /// What is at some paths.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,10 +10,11 @@ use super::registry::Member;
 use super::sweep::Until;
 use super::{Coordinator, LocalSession, internal};
 use crate::admin::{
-    Access, Action, Admin, ChunkRow, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo, NodeReport, Status,
-    Swept, WhoAmI,
+    Access, Action, Admin, ChunkRow, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo, NodeReport,
+    SealedBackup, Status, Swept, WhoAmI,
 };
 use crate::api::{ApiError, ApiResult, Code, Kind, MAX_FILES, Page};
+use crate::backup::Passphrase;
 use crate::catalog::chunks;
 use crate::catalog::nodes::{self, NodeRow, Usage};
 use crate::catalog::{files, users};
@@ -159,6 +160,7 @@ impl Coordinator {
             under_replicated: found.under + found.lost,
             oldest_verified: found.oldest.map(crate::catalog::time),
             read_only: None,
+            backed_up: self.backups.last(),
             nodes,
         })
     }
@@ -326,6 +328,16 @@ impl Admin for LocalSession {
             return self.coordinator.weigh_sweep(now).await;
         }
         self.coordinator.sweep(if now { Until::Now } else { Until::Retention }).await
+    }
+
+    async fn backup(&self, passphrase: &Passphrase) -> ApiResult<SealedBackup> {
+        self.must_be_admin()?;
+        self.coordinator.backup(passphrase).await
+    }
+
+    async fn backup_kept(&self, made: jiff::Timestamp) -> ApiResult<()> {
+        self.must_be_admin()?;
+        self.coordinator.backup_kept(made).await
     }
 }
 

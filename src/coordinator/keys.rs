@@ -2,17 +2,21 @@
 //! of mode 0600 beside the catalog, never in it; a file that others may read is refused.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::backup::Part;
 use crate::grant::SigningKey;
 use crate::id::NodeId;
 use crate::node::GrantToken;
 use crate::seal::{self, Key, VaultKeys};
 use crate::seam::Seam;
+
+/// The most bytes that are read of a secret for people.
+const MAX_SECRET: u64 = 64 << 10;
 
 /// Why a secret file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +63,7 @@ pub struct NodeSecret {
 pub struct Keys {
     master: Key,
     signing: SigningKey,
+    signing_seed: Key,
     nodes: std::sync::Mutex<BTreeMap<NodeId, NodeSecret>>,
     dir: Option<PathBuf>,
 }
@@ -83,6 +88,7 @@ impl Keys {
         Ok(Self {
             master: Key::from_bytes(*master),
             signing: SigningKey::from_seed(&signing),
+            signing_seed: Key::from_bytes(*signing),
             nodes: std::sync::Mutex::new(nodes),
             dir: Some(dir.to_owned()),
         })
@@ -90,9 +96,11 @@ impl Keys {
 
     /// Makes secrets that are kept nowhere, for a simulation.
     pub fn in_memory(seam: &Seam) -> Self {
+        let (master, signing) = (Key::from_bytes(seam.bytes()), Key::from_bytes(seam.bytes()));
         Self {
-            master: Key::from_bytes(seam.bytes()),
-            signing: SigningKey::from_seed(&seam.bytes()),
+            master,
+            signing: SigningKey::from_seed(signing.expose()),
+            signing_seed: signing,
             nodes: std::sync::Mutex::default(),
             dir: None,
         }
@@ -101,6 +109,22 @@ impl Keys {
     /// The key that signs grants.
     pub const fn signing(&self) -> &SigningKey {
         &self.signing
+    }
+
+    /// The directory in which they are kept; nothing when they are kept nowhere.
+    pub fn dir(&self) -> Option<&Path> {
+        self.dir.as_deref()
+    }
+
+    /// What the files hold that [`Self::open`] reads: the secrets as they are in use, whatever became of the files.
+    pub fn files(&self) -> Vec<(Part, Zeroizing<Vec<u8>>)> {
+        let hex = |key: &Key| Zeroizing::new((data_encoding::HEXLOWER.encode(key.expose()) + "\n").into_bytes());
+        let nodes = serde_json::to_vec_pretty(&*self.lock()).expect("secrets are plain data");
+        vec![
+            (Part::Master, hex(&self.master)),
+            (Part::Signing, hex(&self.signing_seed)),
+            (Part::Nodes, Zeroizing::new(nodes)),
+        ]
     }
 
     /// Makes a vault's keys: themselves, and wrapped for the catalog.
@@ -184,6 +208,19 @@ pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), KeyError> {
     Ok(())
 }
 
+/// Reads a short text, such as a passphrase, from a file that nobody else may read.
+///
+/// # Errors
+/// [`KeyError::Mode`], [`KeyError::Io`].
+pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, KeyError> {
+    let fail = |source| KeyError::Io { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(fail)?;
+    check_mode(path)?;
+    let mut text = Zeroizing::new(String::new());
+    file.take(MAX_SECRET).read_to_string(&mut text).map_err(fail)?;
+    Ok(text)
+}
+
 /// Refuses a file that others may read.
 ///
 /// # Errors
@@ -213,6 +250,11 @@ mod tests {
         assert_eq!(again.open_vault(&wrapped).unwrap(), vault);
         assert_eq!(again.signing().public(), keys.signing().public());
         assert!(Keys::in_memory(&seam).open_vault(&wrapped).is_err());
+        let secret = NodeSecret { own: Some(GrantToken::new("bearer:x".into())), client: None };
+        keys.set_node(&"n".parse().unwrap(), Some(secret)).unwrap();
+        for (part, bytes) in keys.files() {
+            assert_eq!(std::fs::read(dir.path().join(part.file_name())).unwrap(), *bytes, "{part:?}");
+        }
         #[cfg(unix)]
         {
             let path = dir.path().join("master.key");

@@ -5,6 +5,7 @@
 //! No transaction waits for a node, and no request holds the catalog's writer while it waits for one.
 
 mod admin;
+pub mod backup;
 mod commit;
 mod health;
 mod judge;
@@ -153,6 +154,7 @@ pub struct Coordinator {
     leases: Leases,
     reads: Arc<Reads>,
     building: Arc<Building>,
+    backups: backup::Backups,
     /// How many users there are.
     users: AtomicU64,
     /// Names this machine and its start.
@@ -205,6 +207,7 @@ impl Coordinator {
             registry.set(Member::new(row, node));
         }
         let users = catalog.read(users::count).await?;
+        let backups = backup::Backups::open(keys.dir());
         let leases = Leases::restart(&catalog, &seam).await?;
         Ok(Arc::new(Self {
             catalog,
@@ -217,6 +220,7 @@ impl Coordinator {
             leases,
             reads: Arc::default(),
             building: Arc::default(),
+            backups,
             users: AtomicU64::new(users),
             machine,
             repair_wanted: Notify::new(),

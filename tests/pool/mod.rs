@@ -4,6 +4,7 @@
 
 mod again;
 mod answers;
+mod backup;
 mod calls;
 mod faults;
 mod health;

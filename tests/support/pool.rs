@@ -43,7 +43,7 @@ pub struct Setup {
     pub nodes: Vec<(Like, u64)>,
     pub policy: Policy,
     pub seed: u64,
-    /// A catalog in a file, with its threads and real time.
+    /// Catalog and keys in files, with threads and real time.
     pub file: bool,
     /// The nodes' block cache is live.
     pub cache_live: bool,
@@ -206,8 +206,9 @@ impl Pool {
         let seam = if setup.file { Seam::real() } else { Seam::simulated(setup.seed) };
         let trace = Arc::new(Trace::default());
         let ways = Arc::new(Ways::default());
-        let keys = Arc::new(Keys::in_memory(&seam));
         let dir = tempfile::tempdir().unwrap();
+        let keys = if setup.file { Keys::open(dir.path(), &seam).unwrap() } else { Keys::in_memory(&seam) };
+        let keys = Arc::new(keys);
         std::fs::create_dir(dir.path().join("files")).unwrap();
         let catalog = if setup.file {
             Catalog::open(&dir.path().join("catalog.db"), seam.clone()).unwrap()

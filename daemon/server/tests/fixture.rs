@@ -10,6 +10,7 @@ use crate::api::{
     OpenFile, OpenRead, PackOutcome, PackPlan, PacksSent, Page, Part, PlanChunks, PutSession, ReadChunks, ReadGrant,
     ReadSession, Removed, Sha256, Span, VersionId,
 };
+use crate::backup::Passphrase;
 use crate::id::{ChunkId, NodeId, PackId, PackRoot, PoolId, UploadId};
 use crate::node::{GrantToken, Receipt};
 use crate::pack::PackEntry;
@@ -66,7 +67,7 @@ fn node() -> NodeId {
     "12D3KooW_x-1".parse().unwrap()
 }
 
-fn time() -> jiff::Timestamp {
+pub(super) fn time() -> jiff::Timestamp {
     "2026-11-21T01:02:03.456789Z".parse().unwrap()
 }
 
@@ -296,6 +297,7 @@ pub(super) fn status() -> Status {
         under_replicated: 4,
         oldest_verified: Some(time()),
         read_only: Some("another coordinator".to_owned()),
+        backed_up: Some(time()),
     }
 }
 
@@ -351,4 +353,13 @@ pub(super) fn health_report() -> HealthReport {
 
 pub(super) fn swept() -> Swept {
     Swept { chunks: 1, packs: 2, bytes: 3, waiting: 4 }
+}
+
+pub(super) fn passphrase() -> Passphrase {
+    Passphrase::new("correct horse \u{fc}").unwrap()
+}
+
+/// More than fits a buffer.
+pub(super) fn backup() -> Vec<u8> {
+    (0..300_000u32).flat_map(u32::to_le_bytes).collect()
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 
+use futures_util::TryStreamExt;
+
 use super::fixture::{self, CODES};
 use super::{Client, Served};
 use crate::admin::Admin;
@@ -54,7 +56,14 @@ async fn call_admin(client: &Client) -> Outcomes {
         ("node_remove", client.node_remove(name, true, false).await.map(same(fixture::health_report()))),
         ("health", client.health(&fixture::health_request()).await.map(same(fixture::health_report()))),
         ("gc", client.gc(true, false).await.map(same(fixture::swept()))),
+        ("backup", backup(client).await.map(same(fixture::backup()))),
+        ("backup_kept", client.backup_kept(fixture::time()).await),
     ]
+}
+
+async fn backup(client: &Client) -> ApiResult<Vec<u8>> {
+    let pieces: Vec<bytes::Bytes> = client.backup(&fixture::passphrase()).await?.try_collect().await?;
+    Ok(pieces.concat())
 }
 
 async fn call_all(served: &Served) -> Outcomes {

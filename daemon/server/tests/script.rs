@@ -7,13 +7,14 @@ use tokio::sync::Semaphore;
 
 use super::fixture;
 use crate::admin::{
-    Admin, ChunkRow, Gate, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo, NodeReport, Session, Status,
-    Swept, WhoAmI,
+    Admin, ChunkRow, Gate, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo, NodeReport, SealedBackup, Session,
+    Status, Swept, WhoAmI,
 };
 use crate::api::{
     Api, ApiError, ApiResult, BadCopy, BeginPut, ChunksPlanned, Code, CommitFiles, Committed, Entry, ListRequest,
     ManifestPage, OpenRead, PacksJudged, PacksSent, Page, PlanChunks, PutSession, ReadChunks, ReadSession, Removed,
 };
+use crate::backup::Passphrase;
 use crate::id::UploadId;
 use crate::path::RemotePath;
 
@@ -170,5 +171,13 @@ impl Admin for Script {
     }
     async fn gc(&self, now: bool, dry_run: bool) -> ApiResult<Swept> {
         self.answer("gc", now && !dry_run, fixture::swept())
+    }
+    async fn backup(&self, passphrase: &Passphrase) -> ApiResult<SealedBackup> {
+        let pieces = fixture::backup().chunks(1000).map(|piece| Ok(piece.to_vec().into())).collect::<Vec<_>>();
+        let stream = futures_util::stream::iter(pieces);
+        self.answer("backup", passphrase == &fixture::passphrase(), Box::pin(stream) as SealedBackup)
+    }
+    async fn backup_kept(&self, made: jiff::Timestamp) -> ApiResult<()> {
+        self.answer("backup_kept", made == fixture::time(), ())
     }
 }
