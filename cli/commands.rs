@@ -175,6 +175,7 @@ const fn resume(command: &Command) -> &'static str {
         Command::Put(_) => "run the same command again: what is stored already is not sent again",
         Command::Get(_) => "run the same command again: what is here already is not fetched again",
         Command::Up(_) => "run the same command again: what runs already is left as it is",
+        Command::Admin(admin::Command::Backup(_)) => "run the same command again: nothing was kept",
         Command::Admin(_) => "the coordinator may still be at it; see: bytenode status",
         _ => "",
     }

@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 
 use super::connect::HttpConnect;
 use super::relay::{RelayLimits, routes};
+use super::restore::UNFINISHED;
 use super::server::{ServerLimits, serve};
 use crate::catalog::Catalog;
 use crate::coordinator::keys::{Keys, check_mode, write_secret};
@@ -24,6 +25,9 @@ const GREET: Duration = Duration::from_secs(3);
 const PROBE_EVERY: Duration = Duration::from_secs(15);
 /// How often what nothing needs is released.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// The file that whoever uses a data directory has locked.
+pub(super) const LOCK: &str = "lock";
 
 /// How to run a coordinator.
 #[derive(Debug, Clone, Default)]
@@ -109,12 +113,21 @@ fn open_data(data: &Path) -> Result<File> {
     std::fs::create_dir_all(data).with_context(|| format!("cannot make {}", data.display()))?;
     #[cfg(unix)]
     std::fs::set_permissions(data, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
-    let path = data.join("lock");
-    let lock = File::options().create(true).truncate(false).write(true).open(&path)?;
-    if lock_alone(&lock).is_err() {
-        bail!("another coordinator uses {}", data.display());
+    let Some(lock) = lock(data)? else { bail!("another coordinator uses {}", data.display()) };
+    if data.join(UNFINISHED).exists() {
+        bail!("a restore into {} did not end: empty that directory and restore again", data.display());
     }
     Ok(lock)
+}
+
+/// Locks a data directory that exists; nothing when another process has it.
+pub(super) fn lock(data: &Path) -> std::io::Result<Option<File>> {
+    let mut options = File::options();
+    options.create(true).truncate(false).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let lock = options.open(data.join(LOCK))?;
+    Ok(lock_alone(&lock).is_ok().then_some(lock))
 }
 
 /// Starts the background work: probing, sweeping, repair.

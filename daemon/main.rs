@@ -1,10 +1,14 @@
 //! `bytenoded`: the coordinator, or one built-in node.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use bytenode::api::{ApiError, ApiResult, Code};
+use bytenode::backup::Passphrase;
 use bytenode::config::Config;
+use bytenode::coordinator::keys::{KeyError, read_secret};
 use clap::{Parser, Subcommand};
 
 mod run;
@@ -35,18 +39,109 @@ struct Cli {
 enum Command {
     /// Run one built-in node, which keeps packs and serves whoever the coordinator permits
     Node(NodeArgs),
+    /// Make a coordinator's directory from a backup
+    #[command(after_help = RESTORE_EXITS)]
+    Restore(RestoreArgs),
 }
+
+/// What `restore` takes.
+#[derive(Debug, clap::Args)]
+struct RestoreArgs {
+    /// The backup, as bytenode admin backup wrote it
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The coordinator's directory: a new one, or an empty one
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Read the passphrase from this file, which nobody else may read, instead of asking for it
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+}
+
+const RESTORE_EXITS: &str = "Exit codes:
+  0    done
+  1    other failure, as when a newer version made the backup
+  2    wrong usage
+  4    the passphrase is wrong, or a file may not be used
+  5    there is no such file
+  6    the directory is not empty
+  8    the file is no backup, or is damaged
+  9    too little room
+  11   another process uses the directory";
 
 /// A wrong command line or configuration, told with what to do.
 struct Refusal(String);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(Command::Restore(args)) = &cli.command {
+        return restore(args);
+    }
     let told = if cli.check_config { check(&cli) } else { role(cli).map(start) };
     told.unwrap_or_else(|Refusal(message)| {
         eprintln!("error: {message}");
         ExitCode::from(2)
     })
+}
+
+fn restore(args: &RestoreArgs) -> ExitCode {
+    let restored =
+        passphrase(args).and_then(|passphrase| bytenode::daemon::restore::restore(&args.file, &args.data, &passphrase));
+    match restored {
+        Ok(facts) => {
+            let (files, chunks, made) = (facts.files, facts.chunks, facts.made);
+            eprintln!("Restored {} as of {made}: {files} files, {chunks} chunks.", args.data.display());
+            eprintln!(
+                "What was stored after that is not in it. Start the coordinator: it asks the nodes what they have."
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            if let Some(hint) = &error.hint {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::from(exit_of(error.code))
+        }
+    }
+}
+
+/// The same numbers as those of `bytenode`.
+const fn exit_of(code: Code) -> u8 {
+    match code {
+        Code::Usage => 2,
+        Code::NotAllowed => 4,
+        Code::NotFound => 5,
+        Code::Exists => 6,
+        Code::Integrity => 8,
+        Code::NoRoom => 9,
+        Code::Busy => 11,
+        _ => 1,
+    }
+}
+
+fn passphrase(args: &RestoreArgs) -> ApiResult<Passphrase> {
+    let text = match &args.passphrase_file {
+        Some(path) => read_secret(path).map_err(|error| match error {
+            KeyError::Io { path, source } if source.kind() == std::io::ErrorKind::NotFound => {
+                ApiError::new(Code::NotFound, format!("there is no {}", path.display()))
+            }
+            KeyError::Io { path, source } => {
+                ApiError::new(Code::NotAllowed, format!("cannot read {} ({source})", path.display()))
+            }
+            other => ApiError::new(Code::NotAllowed, other.to_string()),
+        })?,
+        None if std::io::stdin().is_terminal() => {
+            let asked = rpassword::prompt_password("Passphrase of the backup (not shown): ");
+            let fail = |error| ApiError::new(Code::Internal, format!("the passphrase cannot be read ({error})"));
+            asked.map_err(fail)?.into()
+        }
+        None => {
+            let nobody = ApiError::new(Code::Usage, "there is nobody to ask for the passphrase");
+            return Err(nobody.hint("add --passphrase-file FILE"));
+        }
+    };
+    Ok(Passphrase::new(&text)?)
 }
 
 fn start(role: Role) -> ExitCode {

@@ -10,5 +10,6 @@ pub mod node;
 pub(crate) mod openapi;
 mod problem;
 pub mod relay;
+pub mod restore;
 mod routes;
 pub mod server;

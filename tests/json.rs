@@ -135,6 +135,12 @@ fn every_field_is_there_and_told() {
     expect("node ls", 0, &["admin", "node", "ls"], &["node", "summary"]);
     expect("node test", 0, &["admin", "node", "test", "n1"], &["check", "summary"]);
     expect("gc", 0, &["admin", "gc", "--now"], &["summary"]);
+    std::os::unix::fs::OpenOptionsExt::mode(std::fs::File::options().write(true).create(true), 0o600)
+        .open(user.work().join("secret"))
+        .and_then(|mut file| std::io::Write::write_all(&mut file, b"correct horse"))
+        .unwrap();
+    let words = ["admin", "backup", "--passphrase-file", "secret", "b"];
+    expect("backup", 0, &words, &["backup", "summary"]);
     expect("status", 0, &["status"], &["node", "summary"]);
     expect("doctor", 0, &["doctor"], &["check", "summary"]);
     expect("health", 0, &["admin", "health"], &["summary"]);

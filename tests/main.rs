@@ -8,6 +8,8 @@ mod accounts;
 mod admin_node;
 #[cfg(unix)]
 mod again;
+#[cfg(unix)]
+mod backup;
 mod cli;
 #[cfg(unix)]
 mod cli_daemon;

@@ -96,6 +96,7 @@ fn plain_line(line: &str) -> String {
         rate if rate.ends_with("iB/s") => "RATE".into(),
         url if url.starts_with("http://127.0.0.1:") => "URL".into(),
         temporary if temporary.contains("bytenode-demo-") => "TEMPORARY".into(),
+        program if program.ends_with("/debug/bytenode") || program.ends_with("/bin/bytenode") => "PROGRAM".into(),
         date if date.len() == 10 && date.matches('-').count() == 2 => "DATE".into(),
         time if time.len() == 5 && time.as_bytes()[2] == b':' => "TIME".into(),
         number if number.starts_with(|c: char| c.is_ascii_digit()) && (chance || timed(index)) => "#".into(),

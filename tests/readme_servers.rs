@@ -276,7 +276,7 @@ fn the_units_are_units() {
 fn a_server_without_a_screen() {
     let shell = Shell::new();
     let blocks = blocks("A server without a screen");
-    let [_, _, tokens, elsewhere, backup] = &blocks[..] else { panic!("five blocks: {blocks:#?}") };
+    let [_, _, tokens, elsewhere] = &blocks[..] else { panic!("four blocks: {blocks:#?}") };
     let [unit, node_unit] = units();
     // What stands for `/var/lib`, with the directories that systemd would make, and for the ports.
     let lib = shell.user.work().with_file_name("lib");
@@ -316,28 +316,66 @@ fn a_server_without_a_screen() {
     from_elsewhere(&shell, elsewhere, &lib, &fixed);
 
     // A backup, the loss of all, and what comes back.
-    let [stopping, copying, starting] = &with(backup, &[("/var/lib", &lib)])[..] else { panic!("three lines") };
-    assert_eq!(
-        (stopping.as_str(), starting.as_str()),
-        ("sudo systemctl stop bytenoded", "sudo systemctl start bytenoded")
-    );
-    stop(coordinator, &unit);
-    shell.ok(copying);
-    let mut again;
-    (coordinator, again) = serve(&shell, &exec);
-    *front.to.lock().unwrap() = socket(&again);
+    shell.user.file("secret", b"correct horse");
+    shell.ok("chmod 600 secret");
+    shell.ok("bytenode admin backup --passphrase-file secret my.backup");
     shell.keeps("stored-later");
     stop(coordinator, &unit);
     let data = Path::new(&lib).join("bytenode");
     fs::rename(&data, data.with_file_name("lost")).unwrap();
-    assert_ne!(shell.user.run(&["ls"]).code, 0);
-    shell.ok(&format!("tar -C '{lib}' -xzf bytenode-$(date +%F).tar.gz"));
+    let restore = "sudo bytenoded restore FILE --data /var/lib/bytenode";
+    assert!(README.contains(&format!("`{restore}`")));
+    shell.ok(&(restore.replace("FILE", "my.backup").replace("/var/lib", &lib) + " --passphrase-file secret"));
+    let again;
     (coordinator, again) = serve(&shell, &exec);
     *front.to.lock().unwrap() = socket(&again);
     shell.gives("a");
     shell.user.exits(5, &["stat", "bn:/stored-later"]);
-    assert_eq!(shell.user.summary(&["admin", "health", "--read"])["verdict"], "healthy");
     stop(coordinator, &unit);
+}
+
+#[test]
+fn backups() {
+    let shell = Shell::new();
+    let [make, cron, ssh, restore] = &blocks("Backups")[..] else { panic!("four blocks") };
+    shell.ok("bytenode up --nodes 1");
+    shell.keeps("a");
+    make.iter().for_each(|line| drop(shell.ok(line)));
+    shell.keeps("stored-later");
+    // `up` and `doctor` show the same line, with the program where it really is.
+    let [cron] = &cron[..] else { panic!("one line") };
+    let built = env!("CARGO_BIN_EXE_bytenode");
+    let lost = shell.user.member("coordinator").data.join("backup.last");
+    fs::rename(&lost, shell.user.work().join("last")).unwrap();
+    let shown = shell.ok("bytenode up").stderr;
+    assert!(shown.contains(&cron.replace("~/.cargo/bin/bytenode", built)), "{shown}");
+    fs::rename(shell.user.work().join("last"), &lost).unwrap();
+    // What cron would run, in its surroundings.
+    let other = shell.user.work().join("other");
+    fs::create_dir(&other).unwrap();
+    let line = cron.strip_prefix("0 3 * * * ").unwrap().replace(r"\%", "%");
+    let places = [("~/.cargo/bin/bytenode", built), ("/mnt/other", other.to_str().unwrap())];
+    let ran = shell.ok(&format!("PATH=/usr/bin:/bin; {}", with(&[line], &places)[0]));
+    assert_eq!((ran.text(), ran.stderr), (String::new(), String::new()), "cron sends what is printed");
+    assert_eq!(fs::read_dir(&other).unwrap().count(), 1);
+    let [piped] = &with(ssh, &[("ssh nas", "sh -c")])[..] else { panic!("one line") };
+    shell.ok(piped);
+    assert!(fs::metadata(shell.user.work().join("bytenode.backup")).unwrap().len() > 100_000);
+
+    shell.ok("bytenode down");
+    let data = shell.user.data().join("coordinator");
+    fs::remove_dir_all(&data).unwrap();
+    let [restore, up, health] = &with(restore, &[("~/.local/share/bytenode/coordinator", data.to_str().unwrap())])[..]
+    else {
+        panic!("three lines")
+    };
+    shell.ok(restore);
+    shell.ok(up);
+    shell.gives("a");
+    shell.user.exits(5, &["stat", "bn:/stored-later"]);
+    // What the restored catalog does not know is a finding, and nothing that is mended by itself.
+    let code = shell.run(health).code;
+    assert!(code == 0 || code == 12, "{code}");
 }
 
 /// Signs in from another machine, typing the token on a terminal that `script` makes (where it is not that of util-linux,

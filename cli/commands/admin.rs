@@ -5,11 +5,12 @@ use clap::Subcommand;
 use crate::commands::Ctx;
 use crate::error::{Exit, Outcome};
 
+pub mod backup;
 pub mod gc;
 pub mod health;
 pub mod node;
 
-/// Run the pool: nodes, health, room
+/// Run the pool: nodes, health, room, backups
 #[derive(Debug, Subcommand)]
 #[command(disable_help_subcommand = true)]
 pub enum Command {
@@ -17,6 +18,7 @@ pub enum Command {
     Node(node::Command),
     Health(health::Args),
     Gc(gc::Args),
+    Backup(backup::Args),
 }
 
 /// Runs one.
@@ -25,5 +27,6 @@ pub async fn run(ctx: &Ctx, command: &Command) -> Outcome<Exit> {
         Command::Node(command) => node::run(ctx, command).await,
         Command::Health(args) => health::run(ctx, args).await,
         Command::Gc(args) => gc::run(ctx, args).await,
+        Command::Backup(args) => backup::run(ctx, args).await,
     }
 }

@@ -1,14 +1,16 @@
 //! `doctor`: what could be wrong, with the command that mends it.
 
-use bytenode::admin::{NodeState, Verdict};
+use bytenode::admin::{NodeState, Role, Verdict};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::args::{examples, exits};
 use crate::commands::Ctx;
+use crate::commands::admin::backup;
 use crate::credentials::{self, Credentials};
 use crate::error::{Exit, Failure, Outcome};
 use crate::pool::state::State;
-use crate::ui::text::{escaped, escaped_lines, plural};
+use crate::ui::text::{age, escaped, escaped_lines, plural};
 
 /// Look for everything that could be wrong, and say what mends it
 #[derive(Debug, clap::Args)]
@@ -112,6 +114,20 @@ impl Doctor<'_> {
         }
     }
 
+    /// When the coordinator was last backed up.
+    fn backup(&mut self, last: Option<Timestamp>) -> Outcome<()> {
+        let now = self.ctx.seam.now();
+        match (backup::complaint(last, now), last) {
+            (None, Some(made)) => self.good("backup", &format!("the last is of {}", age(made, now))),
+            (what, _) => {
+                let what = what.unwrap_or_default();
+                let message = format!("{what}; losing the coordinator's directory without one loses everything");
+                let hint = format!("each night, from cron: {}", backup::cron_line(self.ctx));
+                self.tell("backup", Result::Risk, &message, Some(&hint))
+            }
+        }
+    }
+
     /// What the coordinator says.
     async fn pool(&mut self) -> Outcome<()> {
         let session = match self.ctx.session() {
@@ -161,6 +177,9 @@ impl Doctor<'_> {
         let zones: std::collections::BTreeSet<&str> = status.nodes.iter().map(|node| node.zone.as_str()).collect();
         if enough && zones.len() == 1 {
             self.tell("zones", Result::Risk, "all nodes share one machine, and its fate", None)?;
+        }
+        if me.role == Role::Admin {
+            self.backup(status.backed_up)?;
         }
         match status.verdict {
             Verdict::Healthy => self.good("copies", "every chunk has its copies"),

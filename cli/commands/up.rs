@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use bytenode::admin::Session;
 use bytenode::api::Code;
+use bytenode::coordinator::backup::read_last;
 use serde::Serialize;
 
 use crate::args::{examples, exits};
 use crate::commands::Ctx;
+use crate::commands::admin::backup;
 use crate::credentials::{Credentials, Secret, make_private_dir};
 use crate::error::{Exit, Failure, Outcome};
 use crate::pool::Ground;
@@ -87,8 +89,17 @@ pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
         ctx.ui.note("All these nodes share one disk: good for trying, no protection against losing it.");
         ctx.ui.note("Next: bytenode put FILE bn:/   bytenode ls   bytenode status");
     }
+    warn_without_backup(ctx, &state.data.join("coordinator"));
     ctx.ui.record(&SummaryRecord { kind: "summary", url: &url, data: state.data.display().to_string(), nodes })?;
     Ok(Exit::Done)
+}
+
+/// Says what depends on a backup where there is none, or an old one.
+fn warn_without_backup(ctx: &Ctx, dir: &Path) {
+    let Some(what) = backup::complaint(read_last(dir), ctx.seam.now()) else { return };
+    ctx.ui.note(&format!("Backup: {what}. Losing {} loses everything: names and keys are there alone.", shown(dir)));
+    ctx.ui.note("Make one each night, by a line for crontab -e, and keep its passphrase elsewhere too:");
+    ctx.ui.note(&format!("  {}", backup::cron_line(ctx)));
 }
 
 fn record(ctx: &Ctx, name: &str, process: &Process, started: bool) -> Outcome<()> {
@@ -136,6 +147,12 @@ async fn coordinator(ctx: &Ctx, ground: &Ground, state: &mut State) -> Outcome<(
     }
     if let Some(old) = &state.coordinator {
         Process::stop(&[old]).await;
+    }
+    let dir = ground.data.join("coordinator");
+    if state.coordinator.is_some() && !dir.join("catalog.db").exists() {
+        // A new pool in its place would be none that the nodes belong to, and would stand in the way of a restore.
+        let lost = Failure::other(format!("{} is lost, and with it the names and keys of all files", dir.display()));
+        return Err(lost.hint(format!("bytenoded restore BACKUP --data {}", dir.display())));
     }
     let launched = ground.coordinator(state.coordinator.as_ref().map(|process| process.url.as_str())).await?;
     let process = launched.process.clone();

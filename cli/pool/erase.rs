@@ -21,10 +21,11 @@ static COORDINATOR: Made = Made {
         Some(rest) => rest.strip_prefix(".v").is_some_and(is_number),
         None => {
             let name = name.strip_suffix(".new").unwrap_or(name);
-            matches!(name, "lock" | "master.key" | "signing.key" | "nodes.json" | "admin.token")
+            matches!(name, "lock" | "master.key" | "signing.key" | "nodes.json" | "admin.token" | "backup.last")
         }
     },
-    dir: |_| None,
+    // What a backup or a restore that was interrupted left.
+    dir: |name| matches!(name, "backup.new" | "restore.new").then_some(&COORDINATOR),
 };
 
 static NODES: Made =
@@ -141,6 +142,9 @@ mod tests {
             "coordinator/catalog.db-wal",
             "coordinator/catalog.db.v3",
             "coordinator/admin.token.new",
+            "coordinator/backup.last",
+            "coordinator/backup.new/catalog.db-journal",
+            "coordinator/restore.new/master.key",
             "nodes/n1/lock",
             "nodes/n1/incoming/7.car",
             &format!("nodes/n1/packs/ab/{root}.car"),
