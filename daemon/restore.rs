@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use super::coordinator::{LOCK, lock};
 use crate::api::{ApiError, ApiResult, Code};
-use crate::backup::{Backup, Facts, Part, Passphrase};
-use crate::catalog::{CatalogError, snapshot};
-use crate::coordinator::backup::{LAST, write_last};
+use crate::backup::{Backup, BackupError, Facts, Part, Passphrase};
+use crate::catalog::CatalogError;
+use crate::coordinator::backup::{LAST, examine, write_last};
 use crate::coordinator::keys::Keys;
 use crate::seam::Seam;
 
@@ -24,18 +24,22 @@ pub(super) const UNFINISHED: &str = "restore.new";
 /// # Errors
 /// [`Code::NotFound`] without such a file, [`Code::NotAllowed`] for a wrong passphrase, [`Code::Integrity`] for a file
 /// that is no backup, is damaged, or holds a catalog that is; [`Code::Exists`] when the directory is not empty. Whatever
-/// the error, no coordinator starts on what was written.
+/// the error, no coordinator starts on what was written; unless it is the last step that fails, nothing of it is left.
 pub fn restore(file: &Path, data: &Path, passphrase: &Passphrase) -> ApiResult<Facts> {
     let input = File::open(file).map_err(|error| cannot(&format!("read {}", file.display()), &error))?;
     let backup = Backup::open(io::BufReader::with_capacity(1 << 20, input), passphrase)?;
+    let was_there = data.exists();
     let _lock = enter(data)?;
     let unfinished = data.join(UNFINISHED);
     let written = write(backup, &unfinished).and_then(|facts| check(&unfinished, &facts).map(|()| facts));
     match written {
         Ok(facts) => put_in_place(&unfinished, data).map(|()| facts),
         Err(error) => {
-            // What stays behind after this is removed by the next attempt.
+            // What cannot be removed is no more in the way of the next attempt than it was in that of this one.
             let _ = fs::remove_dir_all(&unfinished);
+            if !was_there {
+                let _ = fs::remove_file(data.join(LOCK)).and_then(|()| fs::remove_dir(data));
+            }
             Err(error)
         }
     }
@@ -81,25 +85,25 @@ fn write(backup: Backup<impl io::Read>, unfinished: &Path) -> ApiResult<Facts> {
         let file = options.open(unfinished.join(part.file_name()))?;
         files.push(file.try_clone()?);
         Ok(file)
+    });
+    let unwritten = |error: &io::Error| cannot(&format!("write in {}", unfinished.display()), error);
+    let facts = facts.map_err(|error| match error {
+        BackupError::Place(source) => unwritten(&source),
+        other => other.into(),
     })?;
-    let synced = files.iter().try_for_each(File::sync_all);
-    synced.map_err(|error| cannot(&format!("write in {}", unfinished.display()), &error))?;
+    files.iter().try_for_each(File::sync_all).map_err(|error| unwritten(&error))?;
     Ok(facts)
 }
 
 /// Checks the catalog from end to end, that it is the one that the backup tells of, and that the keys open its vaults.
 fn check(unfinished: &Path, facts: &Facts) -> ApiResult<()> {
-    let catalog = unfinished.join(Part::Catalog.file_name());
-    let copied = snapshot::examine(&catalog).map_err(unsound)?;
+    let integrity = |error: &dyn std::fmt::Display| ApiError::new(Code::Integrity, format!("of the backup, {error}"));
+    let keys = Keys::open(unfinished, &Seam::real()).map_err(|error| integrity(&error))?;
+    let copied = examine(&unfinished.join(Part::Catalog.file_name()), &keys).map_err(unsound)?;
     if (copied.version, copied.pool, copied.files, copied.chunks)
         != (facts.catalog, facts.pool, facts.files, facts.chunks)
     {
-        return Err(ApiError::new(Code::Integrity, "the backup's catalog is not the one that it tells of"));
-    }
-    let keys =
-        Keys::open(unfinished, &Seam::real()).map_err(|error| ApiError::new(Code::Integrity, error.to_string()))?;
-    for wrapped in snapshot::vault_keys(&catalog).map_err(unsound)? {
-        keys.open_vault(&wrapped).map_err(|error| ApiError::new(Code::Integrity, format!("of the backup, {error}")))?;
+        return Err(integrity(&"the catalog is not the one that it tells of"));
     }
     write_last(unfinished, facts.made).map_err(|error| ApiError::new(Code::Internal, error.to_string()))
 }

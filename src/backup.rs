@@ -41,7 +41,7 @@ use zeroize::Zeroizing;
 use crate::api::{ApiError, Code};
 use crate::id::PoolId;
 use crate::seam::Seam;
-use sealed::{Cost, OpeningReader, SealingWriter};
+use sealed::{Cost, OpeningReader, SEGMENT, SealingWriter};
 
 /// What newer files need.
 const NEWER: &str = "use the version of ByteNode that made it, or a later one";
@@ -58,6 +58,9 @@ pub enum BackupError {
     /// A file or stream failed.
     #[error("the backup cannot be read or written")]
     Io(#[source] io::Error),
+    /// What it holds cannot be put where it should be.
+    #[error("what the backup holds cannot be written")]
+    Place(#[source] io::Error),
     /// It does not begin like a backup.
     #[error("this is not a backup of ByteNode")]
     Foreign,
@@ -92,15 +95,19 @@ impl From<io::Error> for BackupError {
 impl From<BackupError> for ApiError {
     fn from(error: BackupError) -> Self {
         let code = match &error {
-            BackupError::Io(source) if source.kind() == io::ErrorKind::StorageFull => Code::NoRoom,
-            BackupError::Io(_) | BackupError::Newer { .. } => Code::Internal,
+            BackupError::Io(source) | BackupError::Place(source) if source.kind() == io::ErrorKind::StorageFull => {
+                Code::NoRoom
+            }
+            BackupError::Io(_) | BackupError::Place(_) | BackupError::Newer { .. } => Code::Internal,
             BackupError::Foreign | BackupError::Damaged(_) => Code::Integrity,
             BackupError::WrongPassphrase => Code::NotAllowed,
             BackupError::Unfit(_) => Code::Usage,
         };
         let failure = Self::new(code, error.to_string());
         match error {
-            BackupError::Io(source) => Self::new(code, format!("{} ({source})", failure.message)),
+            BackupError::Io(source) | BackupError::Place(source) => {
+                Self::new(code, format!("{} ({source})", failure.message))
+            }
             BackupError::Newer { .. } => failure.hint(NEWER),
             _ => failure,
         }
@@ -302,15 +309,21 @@ impl<R: Read> Backup<R> {
     /// Writes every part to where `place` says. Only when this succeeds is any of it whole.
     ///
     /// # Errors
-    /// [`BackupError::Io`], [`BackupError::Damaged`].
+    /// [`BackupError::Io`], [`BackupError::Damaged`], [`BackupError::Place`].
     pub fn extract<W: Write>(mut self, mut place: impl FnMut(Part) -> io::Result<W>) -> Result<Facts, BackupError> {
-        for (part, bytes) in std::mem::take(&mut self.head.parts) {
-            let mut out = place(part)?;
-            let written = io::copy(&mut (&mut self.reader).take(bytes), &mut out)?;
-            if written != bytes {
-                return Err(ODD);
+        let mut buffer = Zeroizing::new(vec![0; SEGMENT]);
+        for (part, mut left) in std::mem::take(&mut self.head.parts) {
+            let mut out = place(part).map_err(BackupError::Place)?;
+            while left > 0 {
+                let most = left.min(SEGMENT as u64) as usize;
+                let got = self.reader.read(&mut buffer[..most])?;
+                if got == 0 {
+                    return Err(ODD);
+                }
+                out.write_all(&buffer[..got]).map_err(BackupError::Place)?;
+                left -= got as u64;
             }
-            out.flush()?;
+            out.flush().map_err(BackupError::Place)?;
         }
         match io::copy(&mut self.reader, &mut io::sink())? {
             0 => Ok(self.head.facts),

@@ -206,6 +206,7 @@ fn what_restore_refuses() {
         assert_eq!(ran.code, code, "{file} {secret}: {}", ran.stderr);
         assert!(ran.stderr.contains(words), "{file} {secret}: {}", ran.stderr);
         assert!(!dir.join("restore.new").exists(), "{file} {secret}");
+        assert!(!data.exists(), "{file} {secret}");
     }
     assert_eq!(names(&full), ["thesis.tex"].map(str::to_owned));
     let mut unasked = Command::new(env!("CARGO_BIN_EXE_bytenoded"));
@@ -464,4 +465,55 @@ fn a_broken_connection_gives_no_backup() {
     assert_eq!(names(&user.work()), ["b", "secret"], "nothing is left");
     let doctor = user.run(&["doctor"]).text();
     assert!(doctor.contains("ok    backup: "), "{doctor}");
+}
+
+/// What fails for want of room says so and leaves nothing, neither what looks like a backup nor what looks like a
+/// coordinator. A limit on the size of files stands for a full disk: it needs neither root nor a disk.
+#[cfg(target_os = "linux")]
+#[test]
+fn without_room_nothing_is_left() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    const NARROW: &str = "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\"";
+    // The signal of the limit is ignored by all that this starts, as it is by a service.
+    let user = Cluster::none();
+    let in_shell = |script: &str, program: &str, words: &[&str]| {
+        let mut command = Command::new("sh");
+        user.environment(&mut command).args(["-c", script, program]).args(words).stdin(Stdio::null());
+        Ran::of(command.output().unwrap())
+    };
+    let (client, daemon) = (env!("CARGO_BIN_EXE_bytenode"), env!("CARGO_BIN_EXE_bytenoded"));
+    let up = in_shell("trap '' XFSZ; exec \"$0\" \"$@\"", client, &["up", "--nodes", "0"]);
+    assert_eq!(up.code, 0, "{}", up.stderr);
+    secret(&user, "secret", PASSPHRASE);
+    backup(&user, "b");
+    let (whole, there) = (user.read("b"), names(&user.work()));
+    assert!(whole.len() > 100 << 10, "it must not fit into what is allowed");
+
+    // Where the backup goes.
+    for dest in ["b", "c", "-"] {
+        let words = ["admin", "backup", "--passphrase-file", "secret", "--overwrite", "always", dest];
+        let ran = in_shell(NARROW, client, &words);
+        assert_eq!((ran.code, ran.stdout.len()), (1, 0), "{dest}: {}", ran.stderr);
+        assert!(ran.stderr.contains("cannot be written") && ran.stderr.contains("too large"), "{}", ran.stderr);
+    }
+    assert_eq!(names(&user.work()), there);
+    assert!(user.read("b") == whole);
+    // Where it is restored.
+    let ran = in_shell(NARROW, daemon, &["restore", "b", "--passphrase-file", "secret", "--data", "data"]);
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("cannot write in data") && ran.stderr.contains("too large"), "{}", ran.stderr);
+    assert_eq!(names(&user.work()), there);
+    // Beside the catalog.
+    let coordinator = user.member("coordinator");
+    let allow = |maximum| {
+        let pid = Pid::from_raw(coordinator.pid.cast_signed()).unwrap();
+        prlimit(Some(pid), Resource::Fsize, Rlimit { current: maximum, maximum: None }).unwrap();
+    };
+    let before = names(&coordinator.data);
+    allow(Some(64 << 10));
+    let refused = user.exits(1, &["admin", "backup", "--passphrase-file", "secret", "c"]);
+    assert!(refused.stderr.contains("copy of the catalog"), "{}", refused.stderr);
+    assert_eq!((names(&coordinator.data), names(&user.work())), (before, there));
+    allow(None);
+    backup(&user, "c");
 }

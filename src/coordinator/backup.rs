@@ -19,7 +19,8 @@ use super::{Coordinator, internal};
 use crate::admin::SealedBackup;
 use crate::api::{ApiError, ApiResult, Code};
 use crate::backup::{self, Facts, Part, Passphrase, Source};
-use crate::catalog::{Catalog, CatalogError, snapshot};
+use crate::catalog::snapshot::{self, Copied};
+use crate::catalog::{Catalog, CatalogError, CatalogResult};
 use crate::seam::Seam;
 
 /// The directory of the copy that is being made.
@@ -66,6 +67,18 @@ pub fn write_last(dir: &Path, made: Timestamp) -> Result<(), super::keys::KeyErr
 /// Of which moment the last backup is that was kept, as a coordinator's directory says; nothing if it says nothing.
 pub fn read_last(dir: &Path) -> Option<Timestamp> {
     std::fs::read_to_string(dir.join(LAST)).ok().and_then(|text| text.trim().parse().ok())
+}
+
+/// Checks a copy of a catalog that nobody uses from end to end, and that these keys open its vaults.
+///
+/// # Errors
+/// As [`snapshot::examine`].
+pub fn examine(copy: &Path, keys: &Keys) -> CatalogResult<Copied> {
+    let copied = snapshot::examine(copy)?;
+    match snapshot::vault_keys(copy)?.iter().all(|wrapped| keys.open_vault(wrapped).is_ok()) {
+        true => Ok(copied),
+        false => Err(CatalogError::Damaged("the master key does not open a vault of it".into())),
+    }
 }
 
 /// A copy of one moment that was found sound, and the secrets that go with it.
@@ -117,7 +130,7 @@ fn take(catalog: &Catalog, keys: &Keys, work: &Path, made: Timestamp) -> ApiResu
     let taken = clear(work).and_then(|()| make_private(work)).map_err(failed).and_then(|()| {
         let path = work.join(Part::Catalog.file_name());
         catalog.copy_to(&path).map_err(unsound)?;
-        let copied = snapshot::examine(&path).map_err(unsound)?;
+        let copied = examine(&path, keys).map_err(unsound)?;
         // After the catalog: a node that is in the copy has its credentials here.
         let secrets = keys.files();
         let file = File::open(&path).map_err(failed)?;
@@ -190,7 +203,10 @@ fn failed(error: io::Error) -> ApiError {
 
 fn unsound(error: CatalogError) -> ApiError {
     match &error {
-        CatalogError::Sqlite(inner) if inner.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) => no_room(),
+        CatalogError::Sqlite(inner) => match inner.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => no_room(),
+            _ => ApiError::new(Code::Internal, format!("the copy of the catalog cannot be made or read ({inner})")),
+        },
         CatalogError::Damaged(what) => {
             tracing::error!(what, "the catalog is damaged");
             ApiError::new(Code::Integrity, format!("the catalog is damaged ({what}), so this would be no backup"))

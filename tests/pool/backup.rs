@@ -75,3 +75,14 @@ async fn the_last_backup_is_taken_down_for_good() {
     let clamped = kept(&pool, now + hour).await;
     assert!(clamped >= now && clamped <= pool.seam.now(), "no backup is of a time to come");
 }
+
+/// What a restore would refuse is no backup.
+#[tokio::test]
+async fn keys_that_open_no_vault_make_no_backup() {
+    let pool = pool().await;
+    let spoil = |c: &rusqlite::Connection| Ok(c.execute("UPDATE vault SET wrapped_keys = zeroblob(92)", [])?);
+    pool.coordinator.catalog().write(spoil).await.unwrap();
+    let refused = pool.admin.session.backup(&passphrase()).await.map(drop).unwrap_err();
+    assert_eq!(refused.code, Code::Integrity, "{refused:?}");
+    assert!(!pool.dir.path().join("backup.new").exists());
+}
