@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 use rusqlite::Connection;
 
 use super::{Catalog, CatalogError, CatalogResult, Kind, open_reader, schema, unsigned};
+use crate::api::{ApiError, Code};
 use crate::id::PoolId;
 
 /// What a sound copy holds.
@@ -29,7 +30,11 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`], also when the file is there already.
     pub fn copy_to(&self, path: &Path) -> CatalogResult<()> {
-        let copy = |c: &Connection| c.execute("VACUUM INTO ?1", [path.to_string_lossy()]);
+        let name = path.to_str().ok_or_else(|| {
+            let what = format!("{} is not UTF-8, and SQLite copies to no such path", path.display());
+            ApiError::new(Code::Internal, what).hint("move the coordinator's directory to a path that is UTF-8")
+        })?;
+        let copy = |c: &Connection| c.execute("VACUUM INTO ?1", [name]);
         match &self.kind {
             Kind::Inline(connection) => copy(&connection.lock().unwrap_or_else(PoisonError::into_inner))?,
             Kind::Threads { readers, .. } => copy(&open_reader(&readers.path)?)?,
@@ -129,6 +134,18 @@ mod tests {
             Ok("1".to_owned())
         );
         assert!(catalog.copy_to(&copy).is_err(), "it is there already");
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_copy_is_at_its_path_or_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(dir.path()).await;
+        let copy = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"copy\xff");
+        let there = || std::fs::read_dir(dir.path()).unwrap().count();
+        let before = there();
+        assert!(catalog.copy_to(&dir.path().join(copy)).unwrap_err().to_string().contains("not UTF-8"));
+        assert_eq!(there(), before);
     }
 
     #[tokio::test]

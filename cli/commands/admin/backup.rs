@@ -269,9 +269,13 @@ fn keep(unfinished: TempPath, path: &Path, overwrite: OverwriteArg) -> Outcome<(
         OverwriteArg::Never => unfinished.persist_noclobber(path),
         OverwriteArg::Always => unfinished.persist(path),
     };
-    kept.map_err(|error| match error.error.kind() {
-        io::ErrorKind::AlreadyExists => exists(path),
-        _ => Failure::io(format!("cannot write {}", path.display()), &error.error),
+    kept.or_else(|error| match error.error.kind() {
+        io::ErrorKind::AlreadyExists => Err(exists(path)),
+        _ if overwrite == OverwriteArg::Never && !path.is_symlink() && !path.exists() => {
+            // A file system, as of a stick, that can only replace.
+            error.path.persist(path).map_err(|error| unwritten(&error.error))
+        }
+        _ => Err(unwritten(&error.error)),
     })?;
     #[cfg(unix)]
     File::open(parent(path)).and_then(|dir| dir.sync_all()).map_err(|error| unwritten(&error))?;
