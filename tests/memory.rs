@@ -11,7 +11,7 @@
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use crate::support::cluster::Cluster;
 
@@ -34,21 +34,26 @@ struct Peaks {
 
 /// Runs a command and follows its peak.
 fn measured(user: &Cluster, arguments: &[&str]) -> Peaks {
-    let mut command = user.command(arguments);
+    let client = followed(user.command(arguments));
+    let coordinator = peak(&format!("/proc/{}/status", user.member("coordinator").pid)).unwrap();
+    Peaks { client, coordinator }
+}
+
+/// Runs a command to its end; gives its peak in KiB.
+fn followed(mut command: Command) -> u64 {
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let status = format!("/proc/{}/status", child.id());
     // The process keeps its numbers until it is waited for, but not its memory map: the peak is read while it runs.
-    let mut client = 0;
+    let mut most = 0;
     let code = loop {
-        client = peak(&status).unwrap_or(client).max(client);
+        most = peak(&status).unwrap_or(most).max(most);
         match child.try_wait().unwrap() {
             Some(code) => break code,
             None => std::thread::park_timeout(std::time::Duration::from_millis(5)),
         }
     };
-    assert!(code.success(), "{arguments:?}");
-    let coordinator = peak(&format!("/proc/{}/status", user.member("coordinator").pid)).unwrap();
-    Peaks { client, coordinator }
+    assert!(code.success(), "{command:?}");
+    most
 }
 
 fn peak(status: &str) -> Option<u64> {
@@ -125,4 +130,32 @@ fn of_small_files_however_many() {
         eprintln!("peaks in KiB, as many files again: {} {more}", last.coordinator);
         assert!(more < last.coordinator + AGAIN_KIB, "as many files again: {} KiB and {more} KiB", last.coordinator);
     }
+}
+
+/// A backup and what restores it hold no catalog in memory, only the 64 MiB that a guess at the passphrase costs.
+#[test]
+fn of_a_backup_however_large() {
+    let mebibytes: u32 = if long() { 2048 } else { 128 };
+    let user = Cluster::up(0);
+    let secret = user.file("secret", b"correct horse");
+    fs::set_permissions(secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let backup = |file: &str| measured(&user, &["admin", "backup", "--passphrase-file", "secret", file]);
+    let restore = |file: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bytenoded"));
+        let dir = user.work().join(format!("of-{file}"));
+        user.environment(&mut command).args(["restore", file, "--passphrase-file", "secret", "--data"]).arg(dir);
+        followed(command)
+    };
+    let (small, small_restore) = (backup("small"), restore("small"));
+    let catalog = rusqlite::Connection::open(user.member("coordinator").data.join("catalog.db")).unwrap();
+    let version = "INSERT INTO version(id, vault_id, state, chunk_size, public, replicas, created_at)
+        VALUES (1, 1, 0, 1, 0, 1, 0)";
+    catalog.execute(version, []).unwrap();
+    let fill = "WITH RECURSIVE number(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < 32 * ?1)
+        INSERT INTO key_page SELECT 1, n, randomblob(1 << 15) FROM number";
+    catalog.execute(fill, [mebibytes]).unwrap();
+    close("backup", small, backup("large"));
+    assert!(fs::metadata(user.work().join("large")).unwrap().len() > u64::from(mebibytes) * MIB);
+    let large_restore = restore("large");
+    assert!(large_restore < small_restore + BOUND_KIB, "restore took {small_restore} KiB and {large_restore} KiB");
 }
