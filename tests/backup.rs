@@ -61,6 +61,21 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
+/// The packs on all nodes.
+fn packs(user: &Cluster) -> BTreeSet<PathBuf> {
+    let mut dirs: Vec<PathBuf> = user.nodes().into_iter().map(|node| node.data.join("packs")).collect();
+    let mut packs = BTreeSet::new();
+    while let Some(dir) = dirs.pop() {
+        for path in names(&dir).into_iter().map(|name| dir.join(name)) {
+            match path.is_dir() {
+                true => dirs.push(path),
+                false => drop(packs.insert(path)),
+            }
+        }
+    }
+    packs
+}
+
 #[test]
 fn a_lost_coordinator_comes_back() {
     let user = user(3);
@@ -518,4 +533,27 @@ fn without_room_nothing_is_left() {
     assert_eq!((names(&coordinator.data), names(&user.work())), (before, there));
     allow(None);
     backup(&user, "c");
+}
+
+/// What was stored after the backup is on the nodes and in no catalog any more. No file is made of it, and nothing of it
+/// is dropped.
+#[test]
+fn what_was_stored_after_a_backup_stays_on_the_nodes() {
+    let user = user(3);
+    for (name, seed) in [("before", 1), ("later", 2)] {
+        user.file(name, &bytes(seed, 2_000_000));
+    }
+    user.ok(&["put", "before", "bn:/"]);
+    backup(&user, "b");
+    user.ok(&["put", "later", "bn:/"]);
+    let stored = packs(&user);
+    assert_eq!(stored.len(), 6, "{stored:?}");
+    lose_and_restore(&user, "b");
+    user.ok(&["up"]);
+    user.ok(&["get", "bn:/", "back"]);
+    assert_eq!(names(&user.work().join("back")), ["before"]);
+    assert!(user.read("back/before") == user.read("before"));
+    user.run(&["admin", "gc", "--now"]);
+    user.run(&["admin", "health"]);
+    assert!(packs(&user).is_superset(&stored));
 }
