@@ -20,6 +20,7 @@ mod crashes;
 mod demo;
 #[cfg(unix)]
 mod exits;
+mod fuzz;
 #[cfg(unix)]
 mod json;
 #[cfg(unix)]
