@@ -10,6 +10,7 @@ mod bounds;
 mod pool;
 mod probe;
 mod table;
+mod tail;
 mod usage;
 
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use clap::{Parser, ValueEnum};
 use bounds::Generator;
 use pool::Pool;
 use probe::{Best, Probe, Shape};
+use tail::Times;
 use usage::{Taken, measure};
 
 /// What the nodes are.
@@ -62,6 +64,9 @@ pub struct Args {
     /// Bytes that the bare probe writes and reads each time (0 for no probe)
     #[arg(long, default_value = "256M", value_parser = bytenode::size::parse)]
     pub probe_size: u64,
+    /// Gets beside a node that is stopped (0 for none), and five times as many of a small file
+    #[arg(long, default_value_t = 20)]
+    pub tail: usize,
     /// Where everything is made
     #[arg(long)]
     pub dir: Option<PathBuf>,
@@ -83,6 +88,8 @@ pub struct Results {
     pub small_probe: Option<(Best, Best)>,
     /// Bytes a second of the disk.
     pub disk: f64,
+    /// Gets while all nodes are well, and while one hangs.
+    pub tail: Option<(Times, Times)>,
     /// Seconds of `ipfs add` and of `ipfs cat`.
     pub ipfs: Option<(Taken, Taken)>,
     /// CPU seconds for each GiB of the passes of put and of get alone.
@@ -137,9 +144,10 @@ async fn run(args: &Args) -> Result<()> {
     }
     let small = if args.small == 0 { None } else { Some(small_files(&pool, args, &beside)?) };
     let ipfs = ipfs(&pool, args)?;
+    let tail = if args.tail == 0 { None } else { beside_a_stopped_node(&pool, args)? };
     let passes = bounds::passes(!args.public);
     let (probe, small_probe) = if args.probe_size == 0 { (None, None) } else { probes(&pool, args).await? };
-    let results = Results { put, get, cat, small, probe, small_probe, disk, ipfs, passes };
+    let results = Results { put, get, cat, small, probe, small_probe, disk, tail, ipfs, passes };
     table::print(args, &results);
     Ok(())
 }
@@ -207,6 +215,11 @@ fn ipfs(pool: &Pool, args: &Args) -> Result<Option<(Taken, Taken)>> {
     let mut cat = Command::new("ipfs");
     cat.env("IPFS_PATH", &node.path).args(["cat", cid.trim()]).stdout(Stdio::null());
     Ok(Some((add, measure(&mut cat, &[node.pid()])?)))
+}
+
+fn beside_a_stopped_node(pool: &Pool, args: &Args) -> Result<Option<(Times, Times)>> {
+    say("gets beside a node that hangs");
+    tail::tail(pool, args.copies, args.tail)
 }
 
 type Both = Option<(Best, Best)>;

@@ -1,6 +1,9 @@
 //! The table that is printed.
 
+use std::time::Duration;
+
 use crate::probe::Best;
+use crate::tail::{LARGE, SMALL, Times};
 use crate::usage::Taken;
 use crate::{Args, Kind, Results};
 
@@ -23,6 +26,9 @@ pub fn print(args: &Args, results: &Results) {
         let bytes = (args.small * args.small_size) as f64;
         row("put", args.small as f64 / put.seconds, bytes, put);
         row("get", args.small as f64 / get.seconds, bytes, get);
+    }
+    if let Some((well, stopped)) = &results.tail {
+        tail(well, stopped);
     }
     bounds(args, results);
     ratios(args, results);
@@ -51,6 +57,21 @@ fn row(name: &str, rate: f64, bytes: f64, taken: &Taken) {
         coordinator.1 as f64 / MIB,
         node_peak as f64 / MIB,
     );
+}
+
+fn tail(well: &Times, stopped: &Times) {
+    println!("\n{:<24}{:>20}{:>24}", "ms, p50 and p99", "all nodes well", "one node stopped");
+    for (name, well, stopped) in [
+        (format!("cat, {} MiB", LARGE >> 20), &well.large, &stopped.large),
+        (format!("cat, {SMALL} bytes"), &well.small, &stopped.small),
+    ] {
+        let at = |times: &[Duration], part: usize| {
+            let at = (times.len() * part / 100).min(times.len().saturating_sub(1));
+            times.get(at).map_or(0.0, |time| time.as_secs_f64() * 1000.0)
+        };
+        let (a, b, c, d) = (at(well, 50), at(well, 99), at(stopped, 50), at(stopped, 99));
+        println!("{name:<24}{a:>10.0}{b:>10.0}{c:>14.0}{d:>10.0}    p99 x {:.2}, + {:.0}", d / b, d - b);
+    }
 }
 
 fn bounds(args: &Args, results: &Results) {
