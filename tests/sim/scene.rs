@@ -59,6 +59,8 @@ struct Excuses {
     losing: bool,
     skipped: bool,
     overlap: bool,
+    /// A copy was destroyed, and whoever reads it may find that out between a plan that counts on it and its commit.
+    damaged: bool,
     ailing: BTreeSet<usize>,
     nodes: usize,
     /// By user: files that can be read whatever ails the pool.
@@ -127,6 +129,7 @@ impl World {
             losing: self.losing,
             skipped: events.iter().any(|(_, event)| matches!(event, Event::Skip(_))),
             overlap: clients.len() > 1,
+            damaged: self.damage.is_any(),
             ailing: self.ailing.clone(),
             nodes: self.pool.nodes.len(),
             readable,
@@ -242,7 +245,9 @@ impl Excuses {
         let well = self.nodes - self.ailing.len();
         let excused = match (&part.act, error.code) {
             (_, Code::Replan) => cut || self.skipped,
-            (Act::Put { .. } | Act::MakeDir { .. }, Code::Temporary | Code::NoRoom) => cut || well < 2,
+            (Act::Put { .. } | Act::MakeDir { .. }, Code::Temporary | Code::NoRoom) => {
+                cut || well < 2 || (self.damaged && self.overlap)
+            }
             (Act::Read { path }, Code::Temporary | Code::Integrity) => {
                 cut || self.overlap || !self.readable[user].contains(path)
             }
