@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, sleep};
 
@@ -15,8 +15,9 @@ use crate::api::{BadCopy, CopyAt, MAX_REPORTS, ManifestChunk, NodeAddress};
 use crate::id::NodeId;
 use crate::machine::is_loopback;
 use crate::monitor::Event;
-use crate::node::{ChunkAt, NodeError, NodeFailure};
+use crate::node::{ChunkAt, GrantToken, Node, NodeError, NodeFailure};
 use crate::put::Context;
+use crate::seal::{self, Key};
 
 /// How often a read that is under way is compared with the pace of the others.
 const LOOK: Duration = Duration::from_millis(25);
@@ -67,15 +68,16 @@ impl Copies {
         (bad.count, bad.reports)
     }
 
-    /// Whole stored bytes from the first good copy, or why one was not: one that may be back later comes before others,
-    /// because then the bytes are not lost. A node that let a limit pass for this chunk is `late`: it is not waited for
-    /// again.
+    /// The plaintext from the first good copy, or nothing if its bytes are right and the key does not open them. Else why
+    /// no copy was good: what may be back later comes before other reasons, because then the bytes are not lost. A node
+    /// that let a limit pass for this chunk is `late`: it is not waited for again.
     pub(super) async fn read(
         &self,
         chunk: &ManifestChunk,
+        key: Option<&Key>,
         ways: &Ways,
         late: &mut BTreeSet<NodeId>,
-    ) -> Result<Bytes, Option<NodeError>> {
+    ) -> Result<Option<Bytes>, Option<NodeError>> {
         let mut last = None;
         let mut left: Vec<Way<'_>> = Vec::with_capacity(chunk.copies.len());
         for copy in &chunk.copies {
@@ -91,7 +93,7 @@ impl Copies {
             if under_way.is_empty() || self.hedges(&under_way, &left, chunk) {
                 let Some((copy, address)) = self.best(&left).map(|at| left.remove(at)) else { return Err(last) };
                 under_way.push(self.begin(copy));
-                reads.push(self.ask(chunk, copy, address, ways));
+                reads.push(self.ask(chunk, key, (copy, address), ways));
             }
             let (copy, read) = tokio::select! {
                 biased;
@@ -101,9 +103,9 @@ impl Copies {
             let Some(at) = under_way.iter().position(|asked| asked.copy == copy) else { continue };
             let ended = under_way.remove(at);
             match read {
-                Ok(stored) => {
+                Ok(plain) => {
                     self.answered(&ended, &under_way);
-                    return Ok(stored);
+                    return Ok(plain);
                 }
                 Err(error) => {
                     if matches!(error.reason, NodeFailure::Timeout { .. }) {
@@ -124,13 +126,13 @@ impl Copies {
     async fn ask<'a>(
         &self,
         chunk: &ManifestChunk,
-        copy: &'a CopyAt,
-        address: &NodeAddress,
+        key: Option<&Key>,
+        (copy, address): Way<'a>,
         ways: &Ways,
-    ) -> (&'a CopyAt, Result<Bytes, NodeError>) {
+    ) -> (&'a CopyAt, Result<Option<Bytes>, NodeError>) {
         let at = ChunkAt { chunk: chunk.desc.chunk, bytes: chunk.desc.bytes, pack: copy.pack };
         let read = match self.context.dial.dial(address) {
-            Ok(node) => node.read_chunk(&at, None, ways.grants.get(copy)).await,
+            Ok(node) => read_and_open(&*node, &at, key, ways.grants.get(copy)).await,
             Err(error) => Err(error),
         };
         (copy, read)
@@ -185,6 +187,25 @@ impl Copies {
 
     fn pace(&self) -> MutexGuard<'_, Pace> {
         self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads a chunk and proves it: by its seal, or by its hash where it has none. What is not opened is read once more, by its
+/// hash, to tell bytes that are wrong from a key that is.
+async fn read_and_open(
+    node: &dyn Node,
+    at: &ChunkAt,
+    key: Option<&Key>,
+    grant: Option<&GrantToken>,
+) -> Result<Option<Bytes>, NodeError> {
+    let Some(key) = key else { return node.read_chunk(at, None, grant).await.map(Some) };
+    let open = |stored: Bytes| {
+        let stored = stored.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+        seal::unseal(key, stored).ok()
+    };
+    match open(node.read_chunk(at, Some(0..at.bytes), grant).await?) {
+        Some(plain) => Ok(Some(plain)),
+        None => node.read_chunk(at, None, grant).await.map(open),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -366,35 +366,29 @@ impl Shared {
     async fn fetch(&self, file: &OpenFile, task: Task) -> ApiResult<Bytes> {
         let (mut last, mut late) = (None, BTreeSet::new());
         if task.ways.until > Instant::now() {
-            match self.copies.read(&task.chunk, &task.ways, &mut late).await {
-                Ok(stored) => return open(file, &task, stored),
+            match self.copies.read(&task.chunk, task.key.as_ref(), &task.ways, &mut late).await {
+                Ok(plain) => return checked(file, &task, plain),
                 Err(error) => last = error,
             }
         }
         let again = self.ask(file, task.index, 1).await?;
         let chunk = again.span.chunks.into_iter().next().filter(|chunk| chunk.desc == task.chunk.desc);
         let chunk = chunk.ok_or_else(|| ApiError::new(Code::Changed, "the manifest changed while it was read"))?;
-        match self.copies.read(&chunk, &again.ways, &mut late).await {
-            Ok(stored) => open(file, &task, stored),
+        match self.copies.read(&chunk, task.key.as_ref(), &again.ways, &mut late).await {
+            Ok(plain) => checked(file, &task, plain),
             Err(error) => Err(no_copy(file, task.index, milder(error, last))),
         }
     }
 }
 
-/// Proves and unseals a chunk.
-fn open(file: &OpenFile, task: &Task, stored: Bytes) -> ApiResult<Bytes> {
-    let plain = match &task.key {
-        None => stored,
-        Some(key) => {
-            let stored = stored.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
-            seal::unseal(key, stored)
-                .map_err(|_| not_opened(&format!("chunk {} of {}", task.index, file.entry.path)))?
-        }
-    };
+/// The plaintext, if it was opened and is as long as it must be.
+fn checked(file: &OpenFile, task: &Task, plain: Option<Bytes>) -> ApiResult<Bytes> {
+    let chunk = || format!("chunk {} of {}", task.index, file.entry.path);
+    let plain = plain.ok_or_else(|| not_opened(&chunk()))?;
     if plain.len() as u64 == task.chunk.desc.length {
         return Ok(plain);
     }
-    Err(ApiError::new(Code::Integrity, format!("chunk {} of {} has another length", task.index, file.entry.path)))
+    Err(ApiError::new(Code::Integrity, format!("{} has another length", chunk())))
 }
 
 fn no_copy(file: &OpenFile, index: u64, last: Option<NodeError>) -> ApiError {

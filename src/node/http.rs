@@ -288,8 +288,9 @@ impl HttpNode {
             let Range { start, end } = range;
             return Err(NodeFailure::Answer(format!("nothing: bytes {start} to {end} of {} were asked", at.bytes)));
         }
+        let part = range.as_ref().filter(|range| **range != (0..at.bytes));
         let answer = match &self.gateway {
-            Some(gateway) => self.ask_gateway(gateway, at, range.as_ref(), grant).await?,
+            Some(gateway) => self.ask_gateway(gateway, at, part, grant).await?,
             None => self.get_block(&at.chunk, grant).await?,
         };
         let partial = answer.status == StatusCode::PARTIAL_CONTENT;

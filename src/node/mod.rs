@@ -48,8 +48,8 @@ pub trait Node: Send + Sync + fmt::Debug {
     /// Asks whether it protects this pack now.
     async fn holds_pack(&self, root: PackRoot) -> Result<bool, NodeError>;
 
-    /// Reads a chunk, or a range of its stored bytes. A whole chunk comes back only if its bytes are the named ones;
-    /// a range is the caller's to prove.
+    /// Reads a chunk, or a range of its stored bytes. Without a range it comes back only if its bytes are the named ones;
+    /// a range, even one of all bytes, is the caller's to prove: whoever opens a sealed chunk has its seal for that.
     async fn read_chunk(
         &self,
         at: &ChunkAt,
