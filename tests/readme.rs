@@ -144,3 +144,29 @@ fn what_is_not_chance_is_compared() {
     assert_ne!(plain("Stored 1 file as 20 chunks"), plain("Stored 1 file as 21 chunks"));
     assert_eq!(plain("It took 7.9 s. Next: up"), "It took # s. Next: up");
 }
+
+/// Every sentence of what is guaranteed names tests, and each of them exists.
+#[test]
+fn what_is_guaranteed_is_tested() {
+    let section = README.split("## What is guaranteed").nth(1).and_then(|rest| rest.split("What it does not").next());
+    let promises: Vec<&str> = section.unwrap().split("\n- **").skip(1).collect();
+    assert!(promises.len() >= 10, "{}", promises.len());
+    for promise in promises {
+        let (_, cited) = promise.split_once(" *`").or_else(|| promise.split_once("\n  *`")).unwrap_or_default();
+        let cited = cited.split("*\n").next().unwrap_or_default();
+        let mut count = 0;
+        for part in cited.split('`').collect::<Vec<_>>().chunks(2) {
+            let [file, names] = part else { panic!("no tests of {part:?}") };
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(file);
+            let source = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{file}: {error}"));
+            for name in names.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|name| !name.is_empty()) {
+                if name == "and" {
+                    continue;
+                }
+                assert!(source.contains(&format!("fn {name}(")), "{file} has no test {name}");
+                count += 1;
+            }
+        }
+        assert!(count > 0, "nothing proves: {promise}");
+    }
+}
