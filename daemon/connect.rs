@@ -4,7 +4,7 @@
 //! greetings go over connections whose other end proved that it has the claimed (or registered) identity's key. Who is
 //! asked to join for the first time may be anybody, since nothing is known of it yet but the code that its owner gave.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,9 +15,10 @@ use crate::api::{ApiError, ApiResult, Code, NodeKind};
 use crate::catalog::nodes::NodeRow;
 use crate::coordinator::keys::{Keys, NodeSecret};
 use crate::coordinator::{Connect, Examined, Introduction};
-use crate::grant::{Grant, PublicKey, Verb};
+use crate::grant::{Grant, PublicKey, Start, Verb};
 use crate::id::{NodeId, PoolId};
 use crate::machine::is_loopback;
+use crate::node::builtin::identity::Seen;
 use crate::node::http::{Credential, HttpNode, HttpNodeOptions, Limits};
 use crate::node::probe::{IMPOSTOR_HINT, ProbeOptions, Probed, parse_address, probe};
 use crate::node::{GrantToken, NodeError, NodeFailure, SharedNode};
@@ -30,11 +31,20 @@ const OWN_GRANT: Duration = Duration::from_secs(600);
 const JOIN: &str = "bytenode/join";
 /// The call with which the coordinator makes a start known to it.
 const HELLO: &str = "bytenode/hello";
+/// The call with which it asks for the start that was made known last.
+const SEEN: &str = "bytenode/seen";
+
+/// For whom grants are given.
+#[derive(Clone)]
+struct Serving {
+    pool: PoolId,
+    by: Start,
+}
 
 /// Connects over HTTP.
 pub struct HttpConnect {
     keys: Arc<Keys>,
-    pool: std::sync::OnceLock<PoolId>,
+    serving: Arc<Mutex<Serving>>,
     limits: Limits,
     seam: Seam,
     /// The zone of nodes on this machine.
@@ -42,25 +52,22 @@ pub struct HttpConnect {
 }
 
 impl HttpConnect {
-    /// Makes one; it learns the pool from the first introduction.
+    /// Makes one, which serves no pool yet.
     pub fn new(keys: Arc<Keys>, limits: Limits, seam: Seam, machine: String) -> Self {
-        Self { keys, pool: std::sync::OnceLock::new(), limits, seam, machine }
-    }
-
-    /// Tells it which pool its grants are for.
-    pub fn serve_pool(&self, pool: PoolId) {
-        self.pool.get_or_init(|| pool);
+        let nobody = Serving { pool: PoolId::from_bytes([0; 16]), by: Start::default() };
+        Self { keys, serving: Arc::new(Mutex::new(nobody)), limits, seam, machine }
     }
 
     fn credential(&self, kind: NodeKind, id: &NodeId, secret: &NodeSecret) -> Credential {
         match (kind, &secret.own) {
             (NodeKind::Builtin, _) => {
                 let (keys, seam, node) = (Arc::clone(&self.keys), self.seam.clone(), id.clone());
-                let pool = self.pool.get().copied().unwrap_or_else(|| PoolId::from_bytes([0; 16]));
+                let serving = Arc::clone(&self.serving);
                 Credential::Mint(Arc::new(move || {
+                    let Serving { pool, by } = serving.lock().unwrap_or_else(PoisonError::into_inner).clone();
                     let life = i64::try_from(OWN_GRANT.as_secs()).expect("ten minutes");
                     let until = seam.now().as_second() + life;
-                    keys.signing().grant(&Grant { pool, node: node.clone(), what: Verb::Manage, until })
+                    keys.signing().grant(&Grant { by, pool, node: node.clone(), what: Verb::Manage, until })
                 }))
             }
             (_, Some(own)) => Credential::Kubo(own.clone()),
@@ -150,6 +157,19 @@ impl HttpConnect {
     }
 }
 
+impl HttpConnect {
+    /// Makes a call that a built-in node answers with the start that it was told of before.
+    async fn tell_start(&self, row: &NodeRow, path: &str, body: &Value) -> Result<Option<Start>, NodeError> {
+        if row.kind != NodeKind::Builtin {
+            return Ok(None);
+        }
+        let credential = self.credential(row.kind, &row.id, &NodeSecret::default());
+        let said = self.builtin(&row.name, &row.url, Some(row.id.clone()), credential)?.tell_json(path, body).await?;
+        let start = serde_json::from_value(said);
+        start.map(Some).map_err(|_| NodeFailure::Answer("something else than a start".to_owned()).at(&row.name))
+    }
+}
+
 fn check(name: &str, result: CheckResult, message: impl Into<String>, hint: Option<&str>) -> NodeCheck {
     NodeCheck { check: name.to_owned(), result, message: message.into(), hint: hint.map(str::to_owned) }
 }
@@ -161,6 +181,11 @@ fn is_exposed(url: &str) -> bool {
 
 #[async_trait]
 impl Connect for HttpConnect {
+    fn serve(&self, pool: &Introduction) {
+        let serving = Serving { pool: pool.pool, by: pool.start() };
+        *self.serving.lock().unwrap_or_else(PoisonError::into_inner) = serving;
+    }
+
     fn connect(&self, row: &NodeRow, secret: &NodeSecret) -> Result<SharedNode, NodeError> {
         let node = HttpNode::new(HttpNodeOptions {
             name: row.name.clone(),
@@ -176,7 +201,6 @@ impl Connect for HttpConnect {
     }
 
     async fn examine(&self, request: &NodeAdd, expected: Option<&NodeId>, pool: &Introduction) -> ApiResult<Examined> {
-        self.serve_pool(pool.pool);
         let url = parse_address(&request.url).map_err(|error| ApiError::new(Code::Usage, error.to_string()))?;
         if is_exposed(&url) && !request.insecure_http {
             return Err(ApiError::new(Code::Usage, format!("{url} would be reached without encryption"))
@@ -231,23 +255,12 @@ impl Connect for HttpConnect {
         Ok(Examined { checks, node })
     }
 
-    async fn greet(&self, row: &NodeRow, pool: &Introduction) -> ApiResult<()> {
-        if row.kind != NodeKind::Builtin {
-            return Ok(());
-        }
-        let instance = data_encoding::HEXLOWER.encode(&pool.instance);
-        let body = json!({"epoch": pool.epoch, "instance": instance});
-        let credential = self.credential(row.kind, &row.id, &NodeSecret::default());
-        let greeted = async {
-            self.builtin(&row.name, &row.url, Some(row.id.clone()), credential)?.tell_json(HELLO, &body).await
-        };
-        let said = greeted.await.map_err(|error| ApiError::new(Code::Temporary, error.to_string()))?;
-        let epoch = said.get("epoch").and_then(Value::as_u64).unwrap_or(0);
-        let other = said.get("instance").and_then(Value::as_str).is_some_and(|held| held != instance);
-        if epoch > pool.epoch || (epoch == pool.epoch && other) {
-            return Err(ApiError::new(Code::ReadOnly, format!("node {} obeys a newer start of this pool", row.name))
-                .hint("is another coordinator running on a copy of this data? stop it"));
-        }
-        Ok(())
+    async fn shown(&self, row: &NodeRow) -> Result<Option<Start>, NodeError> {
+        self.tell_start(row, SEEN, &json!({})).await
+    }
+
+    async fn greet(&self, row: &NodeRow, pool: &Introduction) -> Result<Option<Start>, NodeError> {
+        let told = Seen { start: pool.start(), earlier_until: pool.earlier_until };
+        self.tell_start(row, HELLO, &json!(told)).await
     }
 }

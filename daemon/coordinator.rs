@@ -64,7 +64,7 @@ pub async fn run(
     let coordinator = start(options, &seam).await?;
     keep_admin_token(&coordinator, &data.join("admin.token")).await?;
     let greeter = Arc::clone(&coordinator);
-    let mut greeting = tokio::spawn(async move { greeter.greet_nodes().await });
+    let mut greeting = tokio::spawn(async move { greeter.ask_nodes().await });
     // What is still under way then goes on while the first requests are answered.
     drop(tokio::time::timeout(GREET, &mut greeting).await);
     let mut workers = work(&coordinator);
@@ -84,9 +84,6 @@ async fn start(options: CoordinatorOptions, seam: &Seam) -> Result<Arc<Coordinat
     let machine = machine::identity(seam);
     let zone = format!("machine-{}", machine.get(..8).unwrap_or("here"));
     let connect = Arc::new(HttpConnect::new(Arc::clone(&keys), limits, seam.clone(), zone));
-    if let Some(pool) = catalog.read(crate::catalog::nodes::pool).await? {
-        connect.serve_pool(pool);
-    }
     let parts = Parts { catalog, seam: seam.clone(), keys, policy, connect, machine };
     Ok(Coordinator::start(parts).await?)
 }
@@ -139,7 +136,9 @@ fn work(coordinator: &Arc<Coordinator>) -> Vec<tokio::task::JoinHandle<()>> {
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(PROBE_EVERY).await;
-                probing.nodes().probe().await;
+                // A node that has much to be compared holds no other up.
+                let probing = Arc::clone(&probing);
+                tokio::spawn(async move { probing.ask_nodes().await });
             }
         }),
         tokio::spawn(async move {

@@ -13,6 +13,7 @@ use bytenode::coordinator::keys::{Keys, NodeSecret};
 use bytenode::coordinator::{Connect, Coordinator, Examined, Introduction, Parts, Policy};
 use bytenode::dial::Dial;
 use bytenode::get::{self, GetOptions};
+use bytenode::grant::Start;
 use bytenode::id::NodeId;
 use bytenode::monitor::Silent;
 use bytenode::node::memory::MemoryNode;
@@ -102,8 +103,14 @@ impl Connect for Ways {
         Err(ApiError::new(Code::Internal, "these nodes are registered without a test"))
     }
 
-    async fn greet(&self, _row: &NodeRow, _pool: &Introduction) -> ApiResult<()> {
-        Ok(())
+    fn serve(&self, _pool: &Introduction) {}
+
+    async fn shown(&self, _row: &NodeRow) -> Result<Option<Start>, NodeError> {
+        Ok(None)
+    }
+
+    async fn greet(&self, _row: &NodeRow, _pool: &Introduction) -> Result<Option<Start>, NodeError> {
+        Ok(None)
     }
 }
 

@@ -402,6 +402,43 @@ pub struct Swept {
     pub waiting: u64,
 }
 
+/// Asks that this coordinator be put in charge, after the catalog and the nodes disagreed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Adopt {
+    /// Names of nodes that need not answer.
+    #[serde(default)]
+    pub without: Vec<String>,
+    /// Only ask the nodes.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What a node shows of who is in charge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+pub struct AdoptedNode {
+    /// Its name.
+    pub node: String,
+    /// The epoch of the coordinator that it obeyed; nothing where its kind obeys none.
+    pub epoch: Option<u64>,
+    /// Packs of this pool on it that the catalog does not know. They stay where they are and count for nothing.
+    pub unknown_packs: u64,
+}
+
+/// What an adoption found and did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+pub struct Adopted {
+    /// Why the coordinator was read-only; nothing when it was in charge all along, and nothing was done.
+    pub why: Option<String>,
+    /// The coordinator's epoch now.
+    pub epoch: u64,
+    /// The nodes that answered.
+    pub nodes: Vec<AdoptedNode>,
+}
+
 /// The coordinator's other half. Every call checks that the user may.
 #[async_trait]
 pub trait Admin: Send + Sync {
@@ -432,6 +469,8 @@ pub trait Admin: Send + Sync {
     async fn backup(&self, passphrase: &Passphrase) -> ApiResult<SealedBackup>;
     /// Takes down that the backup of this moment was read back and kept.
     async fn backup_kept(&self, made: Timestamp) -> ApiResult<()>;
+    /// Puts this coordinator in charge, and ends its being read-only. Nothing is dropped.
+    async fn adopt(&self, request: &Adopt) -> ApiResult<Adopted>;
 }
 
 /// Lets users in.

@@ -14,8 +14,8 @@ use reqwest::Method;
 use serde::Serialize;
 
 use crate::admin::{
-    Admin, ChunkRow, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo, NodeReport, SealedBackup, Status, Swept,
-    WhoAmI,
+    Admin, Adopt, Adopted, ChunkRow, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo, NodeReport,
+    SealedBackup, Status, Swept, WhoAmI,
 };
 use crate::api::{
     Api, ApiError, ApiResult, BadCopy, BeginPut, ChunksPlanned, Code, CommitFiles, Committed, Entry, ListRequest,
@@ -35,7 +35,7 @@ pub struct ClientLimits {
     pub connect: Duration,
     /// For a call and all its repetitions.
     pub call: Duration,
-    /// For the calls that may work for long: health, gc, and adding, testing and removing a node.
+    /// For the calls that may work for long: health, gc, adopt, and adding, testing and removing a node.
     pub long_call: Duration,
     /// Bytes of one answer that is not a stream.
     pub answer_bytes: usize,
@@ -248,5 +248,9 @@ impl Admin for Client {
 
     async fn backup_kept(&self, made: jiff::Timestamp) -> ApiResult<()> {
         self.send(post(&["backup", "kept"], &wire::BackupKept { made })?).await
+    }
+
+    async fn adopt(&self, request: &Adopt) -> ApiResult<Adopted> {
+        self.send(post_once(&["adopt"], request)?.patience(Patience::Long)).await
     }
 }

@@ -198,10 +198,21 @@ pub enum Verb {
     Manage,
 }
 
+/// A start of a coordinator: of two with the same keys, only the later one is obeyed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Start {
+    /// Its epoch.
+    pub epoch: u64,
+    /// Its instance, in any plain characters.
+    pub instance: String,
+}
+
 /// A permission.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Grant {
+    /// The start of the coordinator that gave it.
+    pub by: Start,
     /// The pool.
     pub pool: PoolId,
     /// The node.
@@ -256,7 +267,7 @@ mod tests {
 
     fn grant(what: Verb) -> Grant {
         let node = SigningKey::from_seed(&[2; 32]).public().node_id();
-        Grant { pool: PoolId::from_bytes([1; 16]), node, what, until: 1000 }
+        Grant { by: Start::default(), pool: PoolId::from_bytes([1; 16]), node, what, until: 1000 }
     }
 
     #[test]

@@ -130,7 +130,14 @@ async fn serve(mut socket: TcpStream, lie: Lie, real: String, other: String, see
 }
 
 fn introduction(keys: &Keys) -> Introduction {
-    Introduction { pool: POOL, key: keys.signing().public(), epoch: 1, instance: [1; 16], pack: PackId::new(1) }
+    Introduction {
+        pool: POOL,
+        key: keys.signing().public(),
+        epoch: 1,
+        instance: [1; 16],
+        earlier_until: 0,
+        pack: PackId::new(1),
+    }
 }
 
 fn add(url: &str, code: Option<&str>) -> NodeAdd {
@@ -163,7 +170,7 @@ fn connect() -> (HttpConnect, Introduction) {
     let keys = Arc::new(Keys::in_memory(&Seam::real()));
     let pool = introduction(&keys);
     let connect = HttpConnect::new(keys, Limits::default(), Seam::real(), "here".to_owned());
-    connect.serve_pool(POOL);
+    connect.serve(&pool);
     (connect, pool)
 }
 
@@ -193,7 +200,7 @@ async fn whoever_has_not_the_nodes_key_gets_nothing() {
             assert!(matches!(&error.reason, NodeFailure::Unproved(id) if *id == real.id), "{lie:?}: {error}");
         }
         let greeted = connect.greet(&row(&real.id, &front.url), &pool).await.unwrap_err();
-        assert!(greeted.message.contains("does not prove"), "{greeted:?}");
+        assert!(greeted.to_string().contains("does not prove"), "{greeted:?}");
         for (code, expected) in [(None, Some(&real.id)), (Some(real.code()), None)] {
             let examined = connect.examine(&add(&front.url, code.as_deref()), expected, &pool).await.unwrap();
             let (check, message) = failed_check(&examined);

@@ -69,9 +69,11 @@ impl From<IdentityError> for Refusal {
             }
             IdentityError::Damaged { .. } => Self::Failed(error.to_string()),
             IdentityError::Invalid(_) => Self::Bad(error.to_string()),
-            IdentityError::Code | IdentityError::Joined | IdentityError::NotJoined | IdentityError::Grant(_) => {
-                Self::Denied(error.to_string())
-            }
+            IdentityError::Code
+            | IdentityError::Joined
+            | IdentityError::NotJoined
+            | IdentityError::Grant(_)
+            | IdentityError::Superseded(_) => Self::Denied(error.to_string()),
         }
     }
 }

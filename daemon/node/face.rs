@@ -58,9 +58,22 @@ impl Face {
         }
     }
 
-    /// What the request's grant permits.
+    /// What the request's grant permits to change.
+    pub(super) fn permitted_to_change(&self, headers: &HeaderMap) -> Result<(PoolId, Verb), Refusal> {
+        Ok(self.identity.permitted_to_change(bearer(headers)?, self.seam.now())?)
+    }
+
+    /// What the request's grant permits to read.
     pub(super) fn permitted(&self, headers: &HeaderMap) -> Result<(PoolId, Verb), Refusal> {
         Ok(self.identity.permitted(bearer(headers)?, self.seam.now())?)
+    }
+
+    /// Refuses anything but the own calls of the coordinator that is in charge.
+    pub(super) fn changes(&self, headers: &HeaderMap) -> Result<PoolId, Refusal> {
+        match self.permitted_to_change(headers)? {
+            (pool, Verb::Manage) => Ok(pool),
+            _ => Err(wrong_act()),
+        }
     }
 
     /// Refuses anything but the coordinator's own calls.

@@ -17,7 +17,7 @@ pub(super) async fn import(State(face): State<SharedFace>, request: Request) -> 
     let (head, mut body) = request.into_parts();
     let mut arriving = Arriving::new(&mut body, face.limits.progress);
     let stored = async {
-        let (pool, verb) = face.permitted(&head.headers)?;
+        let (pool, verb) = face.permitted_to_change(&head.headers)?;
         let scope = match verb {
             Verb::Write { root, bytes } => Scope::Pack { root, bytes },
             Verb::Manage => Scope::Any,

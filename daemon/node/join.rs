@@ -36,6 +36,12 @@ pub(super) async fn hello(State(face): State<SharedFace>, request: Request) -> R
     Ok(json_answer(&json!(before)))
 }
 
+/// Which start of the coordinator it was told of last.
+pub(super) async fn seen(State(face): State<SharedFace>, request: Request) -> Result<Response<Body>, Refusal> {
+    face.manages(request.headers())?;
+    Ok(json_answer(&json!(face.identity.seen()?)))
+}
+
 fn not_json() -> Refusal {
     Refusal::Bad("the body is not the expected JSON".to_owned())
 }

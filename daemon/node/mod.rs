@@ -171,6 +171,7 @@ fn routes(face: SharedFace) -> Router {
         .route("/api/v0/diag/sys", post(rpc::diag_sys))
         .route("/api/v0/bytenode/join", post(join::join))
         .route("/api/v0/bytenode/hello", post(join::hello))
+        .route("/api/v0/bytenode/seen", post(join::seen))
         .route("/ipfs/{cid}", get(gateway::read))
         .with_state(face)
 }

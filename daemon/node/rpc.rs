@@ -78,7 +78,7 @@ pub(super) async fn pin_ls(State(face): State<SharedFace>, request: Request) -> 
 }
 
 pub(super) async fn pin_rm(State(face): State<SharedFace>, request: Request) -> Result<Response<Body>, Refusal> {
-    face.manages(request.headers())?;
+    face.changes(request.headers())?;
     let roots = named(&request)?;
     if roots.iter().any(|root| !face.store.holds(root)) {
         // One that is gone may have been removed without its directory being synced; this makes sure.
@@ -94,7 +94,7 @@ async fn drop_all(face: &Face, roots: Vec<PackRoot>) -> Result<(), StoreError> {
 }
 
 pub(super) async fn pin_update(State(face): State<SharedFace>, request: Request) -> Result<Response<Body>, Refusal> {
-    let pool = face.manages(request.headers())?;
+    let pool = face.changes(request.headers())?;
     let [old, new] = roots(request.uri())?[..] else {
         return Err(Refusal::Bad("pin/update takes two pack roots".to_owned()));
     };

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::{NodeLimits, NodeOptions, run, run_on};
-use crate::grant::{Grant, PublicKey, SigningKey, Verb};
+use crate::grant::{Grant, PublicKey, SigningKey, Start, Verb};
 use crate::id::{NodeId, PackRoot, PoolId};
 use crate::node::builtin::disk::Disk;
 use crate::node::builtin::local_disk::LocalDisk;
@@ -114,7 +114,7 @@ impl Node {
 
     fn grant(&self, what: Verb) -> String {
         let until = Timestamp::now().as_second() + 600;
-        self.sign(&Grant { pool: pool(), node: self.id.clone(), what, until })
+        self.sign(&Grant { by: start(3, "one"), pool: pool(), node: self.id.clone(), what, until })
     }
 
     fn sign(&self, grant: &Grant) -> String {
@@ -137,6 +137,10 @@ impl Node {
         let request = range.into_iter().fold(request, |request, range| request.header(RANGE, range));
         self.send(request.body(Full::default()).unwrap()).await
     }
+}
+
+fn start(epoch: u64, instance: &str) -> Start {
+    Start { epoch, instance: instance.to_owned() }
 }
 
 fn write_verb(pack: &Pack) -> Verb {
@@ -200,6 +204,7 @@ async fn every_foreign_or_stale_grant_is_refused() {
     let (node, disk) = Node::in_memory(quick()).await;
     let (pack, other) = (pack(1), pack(2));
     let good = Grant {
+        by: start(3, "one"),
         pool: pool(),
         node: node.id.clone(),
         what: write_verb(&pack),
@@ -240,6 +245,47 @@ async fn every_foreign_or_stale_grant_is_refused() {
         let answer = node.post(&format!("/api/v0/{path}"), Some(&node.sign(&good)), Bytes::new()).await;
         assert_eq!(answer.status, StatusCode::FORBIDDEN, "{path}");
     }
+    node.stop().await;
+}
+
+/// Whoever starts the coordinator a second time, on a copy of its data, has its keys: the later start alone changes things.
+#[tokio::test]
+async fn a_start_that_was_superseded_changes_nothing() {
+    let (node, _) = Node::in_memory(quick()).await;
+    let (kept, sent, late) = (pack(1), pack(2), pack(3));
+    assert_eq!(node.write(&kept).await.status, StatusCode::OK);
+    let now = Timestamp::now().as_second();
+    let later = json!({"epoch": 4, "instance": "two", "earlier_until": now + 60}).to_string();
+    let told = node.post("/api/v0/bytenode/hello", Some(&node.grant(Verb::Manage)), Bytes::from(later)).await;
+    assert_eq!((told.status, told.lines().remove(0)), (StatusCode::OK, json!({"epoch": 3, "instance": "one"})));
+    let by = |by, what, until| node.sign(&Grant { by, pool: pool(), node: node.id.clone(), what, until });
+    let drop_it = format!("/api/v0/pin/rm?arg={}", kept.root());
+    for (epoch, instance) in [(3, "one"), (4, "one"), (4, "three")] {
+        let grant = by(start(epoch, instance), Verb::Manage, now + 60);
+        for path in [&drop_it[..], "/api/v0/pin/update?arg=x&arg=y"] {
+            let refused = node.post(path, Some(&grant), Bytes::new()).await;
+            assert_eq!(refused.status, StatusCode::FORBIDDEN, "{epoch} {instance} {path}");
+            assert!(refused.text().contains("another start of the coordinator is in charge here (epoch 4)"));
+        }
+        assert_eq!(node.import(&grant, &late.car().concat()).await.status, StatusCode::FORBIDDEN);
+        // It may look.
+        let seen = node.post("/api/v0/bytenode/seen", Some(&grant), Bytes::new()).await;
+        assert_eq!(seen.lines().remove(0), json!({"epoch": 4, "instance": "two"}));
+        assert_eq!(node.post("/api/v0/pin/ls?stream=true", Some(&grant), Bytes::new()).await.status, StatusCode::OK);
+    }
+    // Puts that were under way at the later start go on, for as long as it said.
+    for (by_whom, until, expected) in [
+        (start(3, "one"), now + 60, StatusCode::OK),
+        (start(3, "one"), now + 61, StatusCode::FORBIDDEN),
+        (start(4, "three"), now + 60, StatusCode::FORBIDDEN),
+        (start(4, "two"), now + 600, StatusCode::OK),
+    ] {
+        let pack = if expected == StatusCode::OK { &sent } else { &late };
+        let answer = node.import(&by(by_whom.clone(), write_verb(pack), until), &pack.car().concat()).await;
+        assert_eq!(answer.status, expected, "{by_whom:?} {until}");
+    }
+    let own = by(start(4, "two"), Verb::Manage, now + 60);
+    assert_eq!(node.post(&drop_it, Some(&own), Bytes::new()).await.status, StatusCode::OK);
     node.stop().await;
 }
 

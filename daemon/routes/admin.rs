@@ -6,7 +6,7 @@ use utoipa::IntoParams;
 
 use super::input::{At, Body, Check, NodeName, Query, short};
 use super::{Caller, Done, Json, Route, Streamed, route};
-use crate::admin::{HealthRequest, NodeAdd};
+use crate::admin::{Adopt, HealthRequest, NodeAdd};
 use crate::api::ApiError;
 use crate::client::wire::{BackupKept, BackupRequest, GcRequest, Nodes, TokenRequest};
 
@@ -48,6 +48,12 @@ impl Check for NodeAdd {
 impl Check for HealthRequest {
     fn check(&self) -> Result<(), ApiError> {
         Ok(())
+    }
+}
+
+impl Check for Adopt {
+    fn check(&self) -> Result<(), ApiError> {
+        self.without.iter().try_for_each(|name| short(name, "a node's name"))
     }
 }
 
@@ -167,6 +173,14 @@ fn pool_rows() -> Vec<Route> {
             |caller: Caller, Body(body): Body<GcRequest>| async move {
                 caller.gc(body.now, body.dry_run).await.map(Json)
             },
+        )
+        .long(),
+        route(
+            Method::POST,
+            "/adopt",
+            "adopt",
+            "Puts this coordinator in charge",
+            |caller: Caller, Body(body): Body<Adopt>| async move { caller.adopt(&body).await.map(Json) },
         )
         .long(),
     ]

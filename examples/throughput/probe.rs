@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use bytenode::grant::{Grant, Verb};
+use bytenode::grant::{Grant, Start, Verb};
 use bytenode::id::{ChunkId, NodeId, PackId, PackRoot, PoolId};
 use bytenode::pack::{Pack, PackEntry, PackHeader};
 use bytenode::seam::Seam;
@@ -97,14 +97,16 @@ impl Probe {
                 let keys = bytenode::coordinator::keys::Keys::open(&pool.coordinator_data, &seam)?;
                 let node = who(&target).await?;
                 let until = seam.now().as_second() + 3600;
-                let grant = keys.signing().grant(&Grant { pool: id, node, what: Verb::Manage, until });
+                // As a start that the nodes have not been told of yet.
+                let by = Start { epoch: epoch + 1, ..Start::default() };
+                let grant = keys.signing().grant(&Grant { by, pool: id, node, what: Verb::Manage, until });
                 target.authorization = Some(format!("Bearer {}", grant.expose()));
             }
             targets.push(target);
         }
         let pids = pool.nodes.iter().map(|node| node.pid()).collect();
-        // Far from the numbers that the coordinator issues.
-        Ok(Self { kind, pool: id, epoch, targets, pids, next: 1 << 40 })
+        // An epoch that no coordinator has: it does not take these packs for another one's.
+        Ok(Self { kind, pool: id, epoch: 0, targets, pids, next: 1 << 40 })
     }
 
     /// The best of writing and the best of reading. What it wrote to built-in nodes is dropped again.

@@ -5,6 +5,7 @@
 //! threads; what was committed stays though nobody waits for it any more. Nothing here contacts a node, and no
 //! transaction waits for one.
 
+pub mod charge;
 pub mod chunks;
 pub mod files;
 pub mod nodes;
@@ -558,6 +559,7 @@ mod tests {
     async fn no_statement_scans_a_table_that_grows() {
         let catalog = Catalog::in_memory(Seam::simulated(1)).unwrap();
         let sources = [
+            include_str!("charge.rs"),
             include_str!("chunks.rs"),
             include_str!("files.rs"),
             include_str!("packs.rs"),

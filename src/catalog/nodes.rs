@@ -1,4 +1,4 @@
-//! Nodes as registered, and the pool's own row.
+//! Nodes as registered, and the pool that they are of.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -10,19 +10,6 @@ use crate::id::{NodeId, PoolId};
 
 /// What stands for an access that its owner left open.
 const DEFAULT_ACCESS: &str = "default";
-
-/// The pool's own row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PoolRow {
-    /// Its identity.
-    pub pool: PoolId,
-    /// How often a coordinator has started on this catalog.
-    pub epoch: u64,
-    /// Names this start.
-    pub instance: [u8; 16],
-    /// Copies wanted.
-    pub replicas: u32,
-}
 
 /// A registered node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,29 +42,6 @@ pub struct NodeRow {
     pub version: Option<String>,
     /// When it last answered.
     pub last_seen: Option<Timestamp>,
-}
-
-/// Raises the epoch (making the pool if there is none) and gives the row.
-///
-/// # Errors
-/// [`CatalogError`].
-pub fn start(
-    c: &Connection,
-    fresh: PoolId,
-    instance: [u8; 16],
-    replicas: u32,
-    now: Timestamp,
-) -> CatalogResult<PoolRow> {
-    c.execute(
-        "INSERT INTO pool(id, pool, epoch, instance, replicas, next_pack, created_at) VALUES (1, ?1, 0, ?2, ?3, 1, ?4)
-         ON CONFLICT(id) DO NOTHING",
-        params![fresh.as_bytes(), instance, replicas, micros(now)],
-    )?;
-    c.execute("UPDATE pool SET epoch = epoch + 1, instance = ?1, replicas = ?2", params![instance, replicas])?;
-    let (pool, epoch): (Vec<u8>, i64) =
-        c.query_row("SELECT pool, epoch FROM pool", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let pool = pool.try_into().map_err(|_| CatalogError::Damaged("the pool id has another length".into()))?;
-    Ok(PoolRow { pool: PoolId::from_bytes(pool), epoch: unsigned(epoch), instance, replicas })
 }
 
 /// The pool's identity, if there is one yet.
@@ -209,6 +173,7 @@ pub fn forget_unless_needed(c: &Connection, row: i64, lost: bool, since: Timesta
         [row],
     )?;
     c.execute("DELETE FROM replica WHERE pack_id IN (SELECT id FROM pack WHERE node_id = ?1)", [row])?;
+    super::charge::spend_of_node(c, row)?;
     c.execute("DELETE FROM pack WHERE node_id = ?1", [row])?;
     c.execute("DELETE FROM node WHERE id = ?1", [row])?;
     Ok(0)

@@ -156,11 +156,21 @@ pub struct NewPack {
 ///
 /// # Errors
 /// [`CatalogError`].
-pub fn take_number(c: &Connection) -> CatalogResult<PackId> {
+fn take_number(c: &Connection) -> CatalogResult<PackId> {
     let id: i64 = c
         .prepare_cached("UPDATE pool SET next_pack = next_pack + 1 RETURNING next_pack - 1")?
         .query_row([], |row| row.get(0))?;
     Ok(PackId::new(unsigned(id)))
+}
+
+/// Takes the next number for a pack of a test.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn take_number_for_test(c: &Connection, epoch: u64) -> CatalogResult<PackId> {
+    let number = take_number(c)?;
+    super::charge::spend(c, epoch, number)?;
+    Ok(number)
 }
 
 /// Issues a pack: takes the next number, records it as planned with its replicas, gives its header.

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::CatalogError;
 
 /// All migrations: the first makes version 1.
-const MIGRATIONS: &[&str] = &[V1, V2];
+const MIGRATIONS: &[&str] = &[V1, V2, V3];
 
 /// The version that this build writes.
 pub(super) const VERSION: usize = MIGRATIONS.len();
@@ -266,6 +266,22 @@ ALTER TABLE pool ADD COLUMN checked_at INTEGER;
 -- true one ever gets copies.
 DROP INDEX chunk_by_digest;
 CREATE UNIQUE INDEX chunk_by_digest ON chunk(digest, vault_id, bytes);
+";
+
+const V3: &str = "
+-- Starts of the coordinator on this catalog. A node that shows another one obeys somebody else.
+CREATE TABLE start(epoch INTEGER PRIMARY KEY, instance TEXT NOT NULL) STRICT;
+
+-- Numbers of packs that were issued and have no row: those of tests, and those of nodes that were forgotten.
+CREATE TABLE spent(epoch INTEGER NOT NULL, pack_id INTEGER NOT NULL, PRIMARY KEY (epoch, pack_id)) STRICT, WITHOUT ROWID;
+
+-- Starts and packs of lower epochs are accounted for: before this version they were not written down, and later a person
+-- said so.
+ALTER TABLE pool ADD COLUMN adopted INTEGER NOT NULL DEFAULT 0;
+UPDATE pool SET adopted = epoch + 1;
+
+-- Why nothing may be changed until a person decides.
+ALTER TABLE pool ADD COLUMN read_only TEXT;
 ";
 
 #[cfg(test)]

@@ -86,13 +86,13 @@ pub fn vault_keys(path: &Path) -> CatalogResult<Vec<Vec<u8>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::nodes;
+    use crate::catalog::charge;
     use crate::seam::Seam;
 
     async fn catalog(dir: &Path) -> Catalog {
         let catalog = Catalog::open(&dir.join("catalog.db"), Seam::real()).unwrap();
         let now = Seam::real().now();
-        catalog.write(move |c| nodes::start(c, PoolId::from_bytes([1; 16]), [2; 16], 3, now)).await.unwrap();
+        catalog.write(move |c| charge::start(c, PoolId::from_bytes([1; 16]), [2; 16], 3, now)).await.unwrap();
         catalog
     }
 

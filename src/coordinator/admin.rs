@@ -10,8 +10,8 @@ use super::registry::Member;
 use super::sweep::Until;
 use super::{Coordinator, LocalSession, internal};
 use crate::admin::{
-    Access, Action, Admin, ChunkRow, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo, NodeReport,
-    SealedBackup, Status, Swept, WhoAmI,
+    Access, Action, Admin, Adopt, Adopted, ChunkRow, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo,
+    NodeReport, SealedBackup, Status, Swept, WhoAmI,
 };
 use crate::api::{ApiError, ApiResult, Code, Kind, MAX_FILES, Page};
 use crate::backup::Passphrase;
@@ -48,7 +48,7 @@ impl Coordinator {
     }
 
     async fn infos(&self) -> ApiResult<Vec<NodeInfo>> {
-        self.nodes.probe().await;
+        self.ask_nodes().await;
         let mut infos = Vec::new();
         for member in self.nodes.all() {
             infos.push(self.info(&member).await?);
@@ -64,6 +64,7 @@ impl Coordinator {
     }
 
     async fn node_add(&self, request: &NodeAdd) -> ApiResult<NodeReport> {
+        self.may_change()?;
         let examined = self.connect.examine(request, None, &self.introduction_for_test().await?).await?;
         let passed = examined.passed();
         let mut report = NodeReport { checks: examined.checks, node: None, known: false };
@@ -100,6 +101,7 @@ impl Coordinator {
             let (found, view) = self.diagnose(&check).await?;
             return Ok(found.report(&view));
         }
+        self.may_change()?;
         // Closed to new chunks first, so that none arrives while the others are moved. In memory alone, so that a node
         // is open again after a start that follows a crash.
         self.nodes.set(member.changed(NodeRow { draining: true, ..member.row.clone() }));
@@ -116,6 +118,7 @@ impl Coordinator {
         let report = self.mend(check).await?;
         let roots = self.own_packs(member).await;
         let _alone = self.repairing.lock().await;
+        self.may_change()?;
         let forgotten = self.write(move |c| nodes::forget_unless_needed(c, row, lost, since)).await?;
         if forgotten > 0 {
             let name = &member.row.name;
@@ -125,7 +128,7 @@ impl Coordinator {
         }
         self.nodes.remove(row);
         self.keys.set_node(&member.row.id, None).map_err(internal)?;
-        for root in roots.into_iter().flatten() {
+        for root in roots.into_iter().flatten().take_while(|_| self.may_drop(member)) {
             // What stays behind on a node that fails now is no longer ours to count on.
             drop(member.node.drop_pack(root).await);
         }
@@ -134,7 +137,7 @@ impl Coordinator {
 
     /// The roots on a node that are ours; nothing when it does not answer.
     async fn own_packs(&self, member: &Member) -> Option<Vec<crate::id::PackRoot>> {
-        member.probe().await.ok()?;
+        self.ask(member).await.ok()?;
         let row = member.row.row;
         let mut roots = Vec::new();
         let mut after = crate::id::PackId::new(0);
@@ -159,7 +162,7 @@ impl Coordinator {
             verdict: found.verdict(),
             under_replicated: found.under + found.lost,
             oldest_verified: found.oldest.map(crate::catalog::time),
-            read_only: None,
+            read_only: self.read_only(),
             backed_up: self.backups.last(),
             nodes,
         })
@@ -221,7 +224,7 @@ impl Admin for LocalSession {
             user: self.user.name.clone(),
             role: self.user.role,
             token: self.token.clone(),
-            pool: self.coordinator.pool.pool,
+            pool: self.coordinator.pool,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         })
     }
@@ -306,7 +309,7 @@ impl Admin for LocalSession {
         };
         let pool = self.coordinator.introduction_for_test().await?;
         let examined = self.coordinator.connect.examine(&request, Some(&member.row.id), &pool).await?;
-        drop(member.probe().await);
+        drop(self.coordinator.ask(&member).await);
         Ok(NodeReport { checks: examined.checks, node: Some(self.coordinator.info(&member).await?), known: true })
     }
 
@@ -338,6 +341,11 @@ impl Admin for LocalSession {
     async fn backup_kept(&self, made: jiff::Timestamp) -> ApiResult<()> {
         self.must_be_admin()?;
         self.coordinator.backup_kept(made).await
+    }
+
+    async fn adopt(&self, request: &Adopt) -> ApiResult<Adopted> {
+        self.must_be_admin()?;
+        self.coordinator.adopt(request).await
     }
 }
 

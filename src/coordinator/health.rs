@@ -77,6 +77,8 @@ pub(super) struct Diagnosis {
     pub orphans: Vec<PackRoot>,
     /// Replicas that were marked bad and are good again.
     pub mended: Vec<(PackId, i64)>,
+    /// Why nothing may be changed, if so.
+    pub read_only: Option<String>,
 }
 
 impl Coordinator {
@@ -103,6 +105,7 @@ impl Coordinator {
             }
         }
         found.batch.settle();
+        found.read_only = self.read_only();
         Ok((found, view))
     }
 
@@ -110,7 +113,7 @@ impl Coordinator {
         let members = self.nodes.all();
         let ask = members.iter().map(|member| async move {
             let listed = async {
-                member.probe().await?;
+                self.ask(member).await?;
                 let (mut packs, mut chunks) = (HashSet::new(), HashSet::new());
                 member
                     .node
@@ -162,15 +165,18 @@ impl Coordinator {
         Ok(())
     }
 
-    /// A finding for each pack that this catalog recorded as dropped, and that a node still protects.
+    /// A finding for each pack that a node protects, and that this catalog recorded as dropped or does not know.
     async fn find_orphans(&self, view: &View, answers: &Answers<'_>, found: &mut Diagnosis) -> ApiResult<()> {
         for member in &view.members {
             let Some(Said::Listed { packs, .. }) = answers.said.get(&member.row.row) else { continue };
             let mut roots: Vec<PackRoot> = packs.iter().copied().collect();
             roots.sort_unstable();
+            let listed = roots.clone();
             let orphans = self.read(move |c| trace::orphans(c, &roots)).await?;
-            for root in orphans {
-                found.orphans.push(root);
+            found.orphans.extend_from_slice(&orphans);
+            // What cannot be read now is found by the next check.
+            let unknown = self.compare_packs(member, listed).await.unwrap_or_default();
+            for _ in orphans.into_iter().chain(unknown) {
                 found.add(Finding {
                     kind: FindingKind::Orphan,
                     path: None,
@@ -319,9 +325,9 @@ impl Diagnosis {
             chunks: self.chunks,
             replicas_checked: self.replicas,
             repaired: 0,
-            remaining: self.remaining,
+            remaining: self.remaining + u64::from(self.read_only.is_some()),
             oldest_verified: self.oldest.map(time),
-            notices: Vec::new(),
+            notices: self.read_only.iter().map(|why| format!("the coordinator takes no changes: {why}")).collect(),
         }
     }
 }

@@ -136,7 +136,7 @@ impl Coordinator {
         if let Some(why) = failed {
             lease.avoid(node, Shortfall { why: why.clone(), full });
             if let Some(member) = &member {
-                doubt(member).await;
+                self.doubt(member).await;
             }
         }
         judged
@@ -184,7 +184,7 @@ impl Coordinator {
     ) -> Result<Proof, NodeError> {
         if let Some(key) = PublicKey::of_node(&member.row.id) {
             let entries = held.iter().map(|held| held.entry).collect();
-            let header = PackHeader { pool: self.pool.pool, epoch: pack.epoch, id: pack.id, entries };
+            let header = PackHeader { pool: self.pool, epoch: pack.epoch, id: pack.id, entries };
             let at = self.check_receipt(member, &key, &header, receipt)?.max(pack.created).min(self.seam.now());
             return Ok(Proof { reach: Reach::Whole, at });
         }
@@ -254,7 +254,7 @@ impl Coordinator {
         let refuse = |why: &str| NodeFailure::Answer(why.to_owned()).at(&member.row.name);
         let Receipt::Signed { token } = receipt else { return Err(refuse("it gave no receipt")) };
         let said = key.read_receipt(token).map_err(|_| refuse("its receipt is not signed by it"))?;
-        let right = said.pool == self.pool.pool
+        let right = said.pool == self.pool
             && said.node == member.row.id
             && said.root == header.root()
             && said.bytes == header.car_bytes();
@@ -287,7 +287,7 @@ impl Coordinator {
         }
         let life = i64::try_from(self.policy.grant.as_secs()).unwrap_or(i64::MAX);
         let until = self.seam.now().as_second().saturating_add(life);
-        let grant = Grant { pool: self.pool.pool, node: member.row.id.clone(), what, until };
+        let grant = Grant { by: self.start_name(), pool: self.pool, node: member.row.id.clone(), what, until };
         Some(self.keys.signing().grant(&grant))
     }
 
@@ -318,12 +318,11 @@ impl Coordinator {
             }
         }
     }
-}
-
-/// Asks a node how it is; one that does not say so soon has failed.
-async fn doubt(member: &Member) {
-    if tokio::time::timeout(DOUBT, member.probe()).await.is_err() {
-        let doing = "saying how it is";
-        member.failed(&NodeFailure::Timeout { seconds: DOUBT.as_secs(), doing }.at(&member.row.name));
+    /// Asks a node how it is; one that does not say so soon has failed.
+    async fn doubt(&self, member: &Member) {
+        if tokio::time::timeout(DOUBT, self.ask(member)).await.is_err() {
+            let doing = "saying how it is";
+            member.failed(&NodeFailure::Timeout { seconds: DOUBT.as_secs(), doing }.at(&member.row.name));
+        }
     }
 }

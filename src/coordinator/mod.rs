@@ -6,6 +6,7 @@
 
 mod admin;
 pub mod backup;
+mod charge;
 mod commit;
 mod health;
 mod judge;
@@ -21,8 +22,8 @@ pub mod sweep;
 mod uploads;
 
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -30,12 +31,14 @@ use tokio::sync::Notify;
 
 use crate::admin::{CheckResult, NodeAdd, NodeCheck, Role};
 use crate::api::{ApiError, ApiResult, Code};
-use crate::catalog::nodes::{NodeRow, PoolRow};
+use crate::catalog::charge::{self as in_charge, PoolRow};
+use crate::catalog::nodes::NodeRow;
 use crate::catalog::{Catalog, CatalogError, CatalogResult, nodes, packs, users};
-use crate::grant::PublicKey;
+use crate::grant::{PublicKey, Start};
 use crate::id::{NodeId, PackId, PoolId};
 use crate::node::{GrantToken, NodeError, SharedNode};
 use crate::seam::Seam;
+use charge::Charge;
 use keys::{KeyError, Keys, NodeSecret};
 use leases::{Building, Leases, Reads};
 use registry::{Member, Registry};
@@ -96,8 +99,17 @@ pub struct Introduction {
     pub epoch: u64,
     /// Names that start.
     pub instance: [u8; 16],
+    /// Clients may use grants to write of earlier starts, if these end by this second since 1970 UTC.
+    pub earlier_until: i64,
     /// A number of the pool's sequence, for the pack of a test; 0 where nothing is tested.
     pub pack: PackId,
+}
+
+impl Introduction {
+    /// The coordinator's start, as nodes and grants name it.
+    pub fn start(&self) -> Start {
+        in_charge::start_of(self.epoch, &self.instance)
+    }
 }
 
 /// What a node's whole test found.
@@ -119,13 +131,17 @@ impl Examined {
 /// How the coordinator reaches nodes.
 #[async_trait]
 pub trait Connect: Send + Sync {
+    /// Takes note of the pool and of the start that this is done for, before anything else.
+    fn serve(&self, pool: &Introduction);
     /// The way to a registered node, with the coordinator's own credential. Does not contact it.
     fn connect(&self, row: &NodeRow, secret: &NodeSecret) -> Result<SharedNode, NodeError>;
     /// Tests a node wholly and, unless it is a dry run, introduces the pool to it. One that is registered already must be
     /// the `expected` one.
     async fn examine(&self, request: &NodeAdd, expected: Option<&NodeId>, pool: &Introduction) -> ApiResult<Examined>;
-    /// Tells a node of a new epoch. A node that has seen a higher one, or another instance of this one, is an error.
-    async fn greet(&self, row: &NodeRow, pool: &Introduction) -> ApiResult<()>;
+    /// Asks a node which start it was told of last; nothing where its kind does not remember.
+    async fn shown(&self, row: &NodeRow) -> Result<Option<Start>, NodeError>;
+    /// Tells a node of a start, which it remembers if its epoch is higher than that of the last; gives that one.
+    async fn greet(&self, row: &NodeRow, pool: &Introduction) -> Result<Option<Start>, NodeError>;
 }
 
 /// Why the coordinator cannot start.
@@ -147,7 +163,9 @@ pub struct Coordinator {
     catalog: Catalog,
     seam: Seam,
     keys: Arc<Keys>,
-    pool: PoolRow,
+    pool: PoolId,
+    instance: [u8; 16],
+    charge: Mutex<Charge>,
     policy: Policy,
     nodes: Registry,
     connect: Arc<dyn Connect>,
@@ -165,6 +183,8 @@ pub struct Coordinator {
     repairing: tokio::sync::Mutex<()>,
     /// One sweep at a time.
     sweeping: tokio::sync::Mutex<()>,
+    /// Held while it is decided who is in charge.
+    deciding: tokio::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for Coordinator {
@@ -198,7 +218,10 @@ impl Coordinator {
         let Parts { catalog, seam, keys, policy, connect, machine } = parts;
         let (fresh, instance) = (PoolId::from_bytes(seam.bytes()), seam.bytes());
         let (replicas, now) = (policy.replicas, seam.now());
-        let pool = catalog.write(move |c| nodes::start(c, fresh, instance, replicas, now)).await?;
+        let PoolRow { pool, epoch, instance, read_only, .. } =
+            catalog.write(move |c| in_charge::start(c, fresh, instance, replicas, now)).await?;
+        let charge = Charge::new(epoch, now, policy.grant, read_only);
+        connect.serve(&charge.introduce(pool, keys.signing().public(), instance));
         catalog.write(packs::abort_repairs).await?;
         let rows = catalog.read(nodes::all).await?;
         let registry = Registry::new(policy.grace);
@@ -214,6 +237,8 @@ impl Coordinator {
             seam,
             keys,
             pool,
+            instance,
+            charge: Mutex::new(charge),
             policy,
             nodes: registry,
             connect,
@@ -226,36 +251,20 @@ impl Coordinator {
             repair_wanted: Notify::new(),
             repairing: tokio::sync::Mutex::default(),
             sweeping: tokio::sync::Mutex::default(),
+            deciding: tokio::sync::Mutex::default(),
         }))
-    }
-
-    /// Tells every node who coordinates it now, and asks each how it is. Failures show in the nodes' states.
-    pub async fn greet_nodes(&self) {
-        let pool = self.introduction();
-        let members = self.nodes.all();
-        let greet = members.iter().map(|member| async {
-            if let Err(error) = self.connect.greet(&member.row, &pool).await {
-                tracing::warn!(node = %member.row.name, %error, "greeting");
-            }
-            drop(member.probe().await);
-        });
-        futures_util::future::join_all(greet).await;
     }
 
     /// What a node must know of this pool.
     pub fn introduction(&self) -> Introduction {
-        Introduction {
-            pool: self.pool.pool,
-            key: self.keys.signing().public(),
-            epoch: self.pool.epoch,
-            instance: self.pool.instance,
-            pack: PackId::new(0),
-        }
+        self.charge().introduce(self.pool, self.keys.signing().public(), self.instance)
     }
 
     /// The same with a fresh number for the pack of a test.
     async fn introduction_for_test(&self) -> ApiResult<Introduction> {
-        let pack = self.write(packs::take_number).await?;
+        self.may_change()?;
+        let epoch = self.epoch();
+        let pack = self.write(move |c| packs::take_number_for_test(c, epoch)).await?;
         Ok(Introduction { pack, ..self.introduction() })
     }
 
@@ -322,7 +331,7 @@ impl Coordinator {
             }
         }
         let member = self.nodes.set(Member::new(row, node));
-        drop(member.probe().await);
+        drop(self.ask(&member).await);
         Ok(member)
     }
 

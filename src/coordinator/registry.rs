@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::admin::NodeState;
 use crate::catalog::nodes::NodeRow;
 use crate::grant::PublicKey;
-use crate::id::NodeId;
+use crate::id::{NodeId, PackId, PackRoot};
 use crate::node::{NodeError, NodeFailure, NodeStatus, SharedNode};
 use crate::pack::MAX_CHUNK_BYTES;
 use crate::place::{PlaceNode, Topology};
@@ -22,10 +22,26 @@ pub struct Member {
     /// The way to it, with the coordinator's own credential.
     pub node: SharedNode,
     now: Mutex<Now>,
+    comparing: tokio::sync::Mutex<()>,
+}
+
+/// A pack of this pool that no row of the catalog is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stranger {
+    /// Its epoch.
+    pub epoch: u64,
+    /// Its number.
+    pub id: PackId,
 }
 
 #[derive(Debug, Clone, Default)]
 struct Now {
+    /// What it holds was compared with the catalog since it began to answer.
+    compared: bool,
+    /// Then it was told of this start, and nothing spoke against that.
+    agrees: bool,
+    /// Roots that the catalog does not know: what they are, if they are of this pool.
+    unknown: HashMap<PackRoot, Option<Stranger>>,
     failing_since: Option<Instant>,
     failure: Option<String>,
     full: bool,
@@ -43,6 +59,8 @@ pub struct Seen {
     pub state: NodeState,
     /// Whether it answered when it was last asked.
     pub answers: bool,
+    /// Whether it was told, since it began to answer, who is in charge.
+    pub agrees: bool,
     /// Whether new chunks may go to it.
     pub open: bool,
     /// Why it does not answer.
@@ -61,12 +79,13 @@ impl Member {
     /// A member that has not been asked yet, and is taken to answer.
     pub fn new(row: NodeRow, node: SharedNode) -> Self {
         let now = Now { version: row.version.clone(), ..Now::default() };
-        Self { row, node, now: Mutex::new(now) }
+        Self { row, node, now: Mutex::new(now), comparing: tokio::sync::Mutex::default() }
     }
 
     /// The same node, with its present state, registered otherwise.
     pub fn changed(&self, row: NodeRow) -> Self {
-        Self { row, node: Arc::clone(&self.node), now: Mutex::new(self.lock().clone()) }
+        let now = Mutex::new(self.lock().clone());
+        Self { row, node: Arc::clone(&self.node), now, comparing: tokio::sync::Mutex::default() }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Now> {
@@ -115,11 +134,48 @@ impl Member {
         }
     }
 
-    /// Remembers that it failed.
+    /// Remembers that it failed. Once it answers again, it is to be asked who is in charge.
     pub fn failed(&self, error: &NodeError) {
         let mut now = self.lock();
+        now.compared = false;
+        now.agrees = false;
         now.failing_since.get_or_insert_with(Instant::now);
         now.failure = Some(error.to_string());
+    }
+
+    /// Lets one at a time compare what it holds; nothing while another does.
+    pub fn begin_comparing(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        self.comparing.try_lock().ok()
+    }
+
+    /// Whether what it holds was compared since it began to answer.
+    pub fn is_compared(&self) -> bool {
+        self.lock().compared
+    }
+
+    /// Remembers that it was.
+    pub fn compared(&self) {
+        self.lock().compared = true;
+    }
+
+    /// Whether it was told of this start of the coordinator since it began to answer, and nothing spoke against that.
+    pub fn agrees(&self) -> bool {
+        self.lock().agrees
+    }
+
+    /// Remembers whether it was.
+    pub fn set_agrees(&self, agrees: bool) {
+        self.lock().agrees = agrees;
+    }
+
+    /// What is remembered of roots that the catalog does not know.
+    pub fn unknown(&self) -> HashMap<PackRoot, Option<Stranger>> {
+        self.lock().unknown.clone()
+    }
+
+    /// Remembers what such roots are, and nothing else of others.
+    pub fn set_unknown(&self, unknown: HashMap<PackRoot, Option<Stranger>>) {
+        self.lock().unknown = unknown;
     }
 
     /// Remembers that it said it is full, until it is asked again.
@@ -156,7 +212,8 @@ impl Member {
         Seen {
             state,
             answers,
-            open: state == NodeState::Online,
+            agrees: now.agrees,
+            open: state == NodeState::Online && now.agrees,
             failure: now.failure,
             latency: now.latency,
             free_bytes: now.free_bytes,
@@ -237,12 +294,6 @@ impl Registry {
         self.grace
     }
 
-    /// Asks every member at once.
-    pub async fn probe(&self) {
-        let members = self.all();
-        futures_util::future::join_all(members.iter().map(|member| member.probe())).await;
-    }
-
     /// The weights of these members, which cost milliseconds to work out.
     fn topology(&self, members: &[Arc<Member>], replicas: u32) -> Arc<Topology> {
         let mut known = self.topologies.lock().unwrap_or_else(PoisonError::into_inner);
@@ -315,6 +366,11 @@ impl View {
     /// Whether the member with a catalog row answers.
     pub fn answers(&self, row: i64) -> bool {
         self.at(row).is_some_and(|at| self.seen[at].answers)
+    }
+
+    /// Whether it was told, since it began to answer, who is in charge.
+    pub fn agrees(&self, row: i64) -> bool {
+        self.at(row).is_some_and(|at| self.seen[at].answers && self.seen[at].agrees)
     }
 
     /// The name of the member with a catalog row.

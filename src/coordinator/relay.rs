@@ -73,7 +73,7 @@ impl Coordinator {
 #[async_trait]
 impl Relay for Coordinator {
     fn pool(&self) -> PoolId {
-        self.pool.pool
+        self.pool
     }
 
     fn key(&self) -> PublicKey {
@@ -116,6 +116,7 @@ mod tests {
     use crate::catalog::Catalog;
     use crate::coordinator::keys::{Keys, NodeSecret};
     use crate::coordinator::{Connect, Examined, Introduction, Parts, Policy};
+    use crate::grant::Start;
     use crate::node::memory::MemoryNode;
     use crate::node::{GrantToken, NodeError, SharedNode};
     use crate::seam::Seam;
@@ -124,6 +125,8 @@ mod tests {
 
     #[async_trait]
     impl Connect for Memory {
+        fn serve(&self, _: &Introduction) {}
+
         fn connect(&self, row: &NodeRow, _: &NodeSecret) -> Result<SharedNode, NodeError> {
             Ok(MemoryNode::new(row.id.clone(), &row.name, 1 << 30))
         }
@@ -132,8 +135,12 @@ mod tests {
             Ok(Examined { checks: Vec::new(), node: None })
         }
 
-        async fn greet(&self, _: &NodeRow, _: &Introduction) -> ApiResult<()> {
-            Ok(())
+        async fn shown(&self, _: &NodeRow) -> Result<Option<Start>, NodeError> {
+            Ok(None)
+        }
+
+        async fn greet(&self, _: &NodeRow, _: &Introduction) -> Result<Option<Start>, NodeError> {
+            Ok(None)
         }
     }
 

@@ -73,6 +73,9 @@ impl Coordinator {
     pub async fn keep_in_repair(&self) {
         loop {
             drop(tokio::time::timeout(CHECK_EVERY, self.repair_wanted.notified()).await);
+            if self.may_change().is_err() {
+                continue;
+            }
             match self.mend(Check::default()).await {
                 Ok(report) => tracing::info!(repaired = report.repaired, remaining = report.remaining, "repair"),
                 Err(error) => tracing::warn!(%error, "repair"),
@@ -82,6 +85,7 @@ impl Coordinator {
     }
 
     pub(super) async fn mend(&self, mut check: Check) -> ApiResult<HealthReport> {
+        self.may_change()?;
         let _alone = self.repairing.lock().await;
         let (mut found, view) = self.look(&check).await?;
         let mut report = found.report(&view);
@@ -109,9 +113,10 @@ impl Coordinator {
         Ok(report)
     }
 
-    /// Checks, and writes down what it saw.
+    /// Checks, and writes down what it saw; unless that shows that another coordinator is in charge.
     async fn look(&self, check: &Check) -> ApiResult<(Diagnosis, View)> {
         let (found, view) = self.diagnose(check).await?;
+        self.may_change()?;
         self.keep(&found).await?;
         Ok((found, view))
     }
@@ -266,7 +271,7 @@ impl Coordinator {
             chunks: taken.iter().map(|one| one.act.chunk).collect(),
             entries: taken.iter().map(|one| one.act.entry).collect(),
         };
-        let (pool, epoch, now) = (self.pool.pool, self.pool.epoch, self.seam.now());
+        let (pool, epoch, now) = (self.pool, self.epoch(), self.seam.now());
         let header = self.write(move |c| packs::issue(c, pool, epoch, new, now)).await?;
         let id = header.id;
         let pack = Pack::new(header, taken.iter().map(|one| one.bytes.clone()).collect());

@@ -86,6 +86,12 @@ impl LocalSession {
         self.coordinator.lease(&self.user, upload)
     }
 
+    /// A lease of a put that goes on.
+    fn putting(&self, upload: UploadId) -> ApiResult<Arc<Lease>> {
+        self.coordinator.may_change()?;
+        self.lease(upload)
+    }
+
     fn link_time(&self) -> LinkTime {
         let now = self.coordinator.seam.now();
         LinkTime { now, expires: now.checked_add(self.coordinator.policy.retention).unwrap_or(now) }
@@ -135,16 +141,19 @@ impl Api for LocalSession {
     }
 
     async fn make_dirs(&self, paths: &[RemotePath]) -> ApiResult<()> {
+        self.coordinator.may_change()?;
         let (vault, paths, now) = (self.user.vault, bounded(paths)?, self.coordinator.seam.now());
         let make = move |c: &_| paths.iter().try_for_each(|path| files::make_dir(c, vault, path, now).map(drop));
         self.coordinator.write(make).await
     }
 
     async fn rename(&self, from: &RemotePath, to: &RemotePath) -> ApiResult<Entry> {
+        self.coordinator.may_change()?;
         self.coordinator.rename(self.user.vault, from, to).await
     }
 
     async fn copy(&self, from: &RemotePath, to: &RemotePath) -> ApiResult<Entry> {
+        self.coordinator.may_change()?;
         self.coordinator.copy(self.user.vault, from, to).await
     }
 
@@ -165,26 +174,28 @@ impl Api for LocalSession {
         if dry_run {
             return Ok(removed);
         }
+        self.coordinator.may_change()?;
         self.coordinator.write(move |c| files::remove(c, vault, &path, recursive, at)).await?;
         Ok(removed)
     }
 
     async fn begin_put(&self, request: &BeginPut) -> ApiResult<PutSession> {
+        self.coordinator.may_change()?;
         self.coordinator.begin_put(&self.user, request).await
     }
 
     async fn plan_chunks(&self, upload: UploadId, request: &PlanChunks) -> ApiResult<ChunksPlanned> {
-        let lease = self.lease(upload)?;
+        let lease = self.putting(upload)?;
         self.coordinator.plan_chunks(&lease, request.clone()).await
     }
 
     async fn packs_sent(&self, upload: UploadId, request: &PacksSent) -> ApiResult<PacksJudged> {
-        let lease = self.lease(upload)?;
+        let lease = self.putting(upload)?;
         self.coordinator.packs_sent(&lease, request.clone()).await
     }
 
     async fn commit_files(&self, upload: UploadId, request: &CommitFiles) -> ApiResult<Vec<Committed>> {
-        let lease = self.lease(upload)?;
+        let lease = self.putting(upload)?;
         self.coordinator.commit_files(&lease, request.clone()).await
     }
 

@@ -49,8 +49,9 @@ impl Coordinator {
     /// Sweeps once.
     ///
     /// # Errors
-    /// The catalog's. A node that fails is left for the next sweep.
+    /// The catalog's; that the coordinator is read-only. A node that fails is left for the next sweep.
     pub async fn sweep(&self, until: Until) -> ApiResult<Swept> {
+        self.may_change()?;
         let _alone = self.sweeping.lock().await;
         let mut over = self.leases.expired(self.policy.lease);
         over.extend(self.read(sweep::ending).await?);
@@ -119,9 +120,9 @@ impl Coordinator {
     async fn tell_node(&self, node: i64, packs: Vec<PackRow>) -> Vec<(PackRow, bool)> {
         let each = |told: bool| move |pack| (pack, told);
         let Some(member) = self.nodes.get(node) else { return packs.into_iter().map(each(true)).collect() };
-        let answers = member.seen(self.policy.grace).answers || member.probe().await.is_ok();
+        let answers = member.agrees() || self.ask(&member).await.is_ok();
         // Another behind its address would say that it does not have them.
-        if !answers || self.node_answer(&member, member.is_itself().await).is_none() {
+        if !answers || self.node_answer(&member, member.is_itself().await).is_none() || !self.may_drop(&member) {
             return packs.into_iter().map(each(false)).collect();
         }
         let told = packs.into_iter().map(|pack| {
@@ -136,7 +137,7 @@ impl Coordinator {
 
     /// Issues the smaller pack that is to take a pack's place.
     async fn begin_shrink(&self, id: PackId) -> ApiResult<()> {
-        let (pool, epoch, now) = (self.pool.pool, self.pool.epoch, self.seam.now());
+        let (pool, epoch, now) = (self.pool, self.epoch(), self.seam.now());
         self.write(move |c| {
             let Some(pack) = packs::get(c, id)?.filter(|pack| pack.state == PackState::Live) else { return Ok(()) };
             let Some(needed) = sweep::shrink(c, &pack)? else { return Ok(()) };
@@ -157,7 +158,7 @@ impl Coordinator {
     async fn finish_shrinking(&self, swept: &mut Swept) -> ApiResult<()> {
         for new in self.read(packs::replacing).await? {
             let Some(old_id) = new.replaces else { continue };
-            let pool = self.pool.pool;
+            let pool = self.pool;
             let of_new = new.clone();
             let (old, header) =
                 self.read(move |c| Ok((packs::get(c, old_id)?, packs::header(c, pool, &of_new)?))).await?;
@@ -166,7 +167,7 @@ impl Coordinator {
                 self.write(move |c| packs::abort(c, id)).await?;
                 continue;
             };
-            let Some(member) = self.nodes.get(new.node) else { continue };
+            let Some(member) = self.nodes.get(new.node).filter(|member| self.may_drop(member)) else { continue };
             let began = self.seam.now();
             let answer = match member.is_itself().await {
                 Ok(()) => member.node.replace_pack(old.root, &header).await,

@@ -91,7 +91,7 @@ impl Coordinator {
             replicas,
             public: request.public,
             machine: request.machine.clone(),
-            epoch: self.pool.epoch,
+            epoch: self.epoch(),
             created: micros(self.seam.now()),
         };
         let lease = self.leases.add(&self.catalog, &self.seam, row).await?;
@@ -101,7 +101,7 @@ impl Coordinator {
             replicas,
             keys,
             chunk_size: self.policy.chunk_size,
-            pool: self.pool.pool,
+            pool: self.pool,
             epoch: lease.epoch,
         })
     }
@@ -157,7 +157,7 @@ impl Coordinator {
         Planning {
             at,
             view: Arc::new(self.nodes.view(lease.replicas)),
-            pool: self.pool.pool,
+            pool: self.pool,
             epoch: lease.epoch,
             avoid: lease.avoided(),
             fresh: self.times_since(self.ago(self.policy.fresh)),
@@ -305,7 +305,8 @@ fn plan(
 fn want(c: &Connection, at: &Planning, row: i64, entry: PackEntry) -> CatalogResult<Wanted> {
     let copies = chunks::copies(c, row, Some(at.at.upload))?;
     let good = |copy: &&Copy| {
-        at.view.answers(copy.node) && (!copy.live || copy.proved.is_some_and(|proved| at.fresh.contains(&proved)))
+        // One that was not told who is in charge may have been told to drop it by another.
+        at.view.agrees(copy.node) && (!copy.live || copy.proved.is_some_and(|proved| at.fresh.contains(&proved)))
     };
     let have: BTreeSet<i64> = copies.iter().filter(good).map(|copy| copy.node).collect();
     let taken: BTreeSet<i64> = copies.iter().map(|copy| copy.node).collect();
@@ -336,9 +337,11 @@ fn want(c: &Connection, at: &Planning, row: i64, entry: PackEntry) -> CatalogRes
 
 /// Why too few nodes take new chunks.
 fn cannot_place(view: &View, rule: usize, avoid: &BTreeMap<i64, Shortfall>) -> ApiError {
-    let answering = view.seen.iter().filter(|seen| seen.answers).count();
+    // Right after a start, some may not have been asked yet.
+    let answers = |seen: &Seen| seen.answers && seen.agrees;
+    let answering = view.seen.iter().filter(|seen| answers(seen)).count();
     if answering < rule {
-        let silent: Vec<_> = view.members.iter().zip(&view.seen).filter(|(_, seen)| !seen.answers).collect();
+        let silent: Vec<_> = view.members.iter().zip(&view.seen).filter(|(_, seen)| !answers(seen)).collect();
         let names: Vec<_> = silent.iter().map(|(member, _)| member.row.name.as_str()).collect();
         return ApiError::new(
             Code::Temporary,

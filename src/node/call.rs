@@ -13,6 +13,8 @@ pub enum Call {
     Holds,
     /// [`crate::node::Node::read_chunk`].
     Read,
+    /// [`crate::node::Node::pack_header`].
+    Header,
     /// [`crate::node::Node::list_packs`].
     ListPacks,
     /// [`crate::node::Node::list_chunks`].
@@ -25,12 +27,13 @@ pub enum Call {
 
 impl Call {
     /// Every call, in the order of the trait.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Status,
         Self::Write,
         Self::Protect,
         Self::Holds,
         Self::Read,
+        Self::Header,
         Self::ListPacks,
         Self::ListChunks,
         Self::Drop,

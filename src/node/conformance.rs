@@ -130,6 +130,7 @@ pub async fn a_pack_lives_and_dies(bench: Bench<'_>) {
     let mut expected = foreign.clone();
     expected.insert(pack.root());
     assert_eq!(bench.packs().await, expected);
+    assert_eq!(bench.node.pack_header(pack.root()).await.unwrap().as_ref(), Some(pack.header()));
     let chunks = bench.chunks().await;
     assert!(pack.header().entries.iter().all(|entry| chunks.contains(&entry.chunk)));
     assert!(chunks.contains(&ChunkId::from_digest(*pack.root().digest())), "roots are listed by their digest");

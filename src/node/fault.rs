@@ -349,6 +349,11 @@ impl Node for FaultNode {
         Ok(if flip { self.flipped(&bytes) } else { bytes })
     }
 
+    async fn pack_header(&self, root: PackRoot) -> Result<Option<PackHeader>, NodeError> {
+        let fault = self.enter(Call::Header).await?;
+        self.leave(fault, self.inner.pack_header(root).await)
+    }
+
     async fn list_packs(&self, each: &mut (dyn FnMut(PackRoot) + Send)) -> Result<(), NodeError> {
         let fault = self.enter(Call::ListPacks).await?;
         let mut claimed = self.state().claimed.clone();

@@ -470,6 +470,10 @@ impl Node for HttpNode {
         }
     }
 
+    async fn pack_header(&self, root: PackRoot) -> Result<Option<PackHeader>, NodeError> {
+        self.header(root).await.map_err(|failure| self.at(failure))
+    }
+
     async fn list_packs(&self, each: &mut (dyn FnMut(PackRoot) + Send)) -> Result<(), NodeError> {
         let mut line = |line: &[u8]| {
             let pin: wire::PinLine = serde_json::from_slice(line).map_err(|_| not_json())?;

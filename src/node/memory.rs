@@ -315,6 +315,12 @@ impl Node for MemoryNode {
         }
     }
 
+    async fn pack_header(&self, root: PackRoot) -> Result<Option<PackHeader>, NodeError> {
+        let state = self.enter(Call::Header).await?;
+        let found = state.packs.get(&root).map(|pack| pack.header.clone());
+        found.map(Some).ok_or_else(|| self.fail(NodeFailure::Absent(root.to_string())))
+    }
+
     async fn list_packs(&self, each: &mut (dyn FnMut(PackRoot) + Send)) -> Result<(), NodeError> {
         let state = self.enter(Call::ListPacks).await?;
         state.packs.iter().filter(|(_, pack)| pack.protected).for_each(|(root, _)| each(*root));

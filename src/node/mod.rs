@@ -57,6 +57,10 @@ pub trait Node: Send + Sync + fmt::Debug {
         grant: Option<&GrantToken>,
     ) -> Result<Bytes, NodeError>;
 
+    /// Reads what the root of a pack says; nothing for a root of another kind. Asks the node's own store, so it may be asked
+    /// of any root that was listed.
+    async fn pack_header(&self, root: PackRoot) -> Result<Option<PackHeader>, NodeError>;
+
     /// Lists every root that it protects, ours or not, in any order, each once. Nothing is gathered here; what the caller
     /// keeps is 32 bytes an item, of which a node may have far more than this pool's: 100,000 are 3.2 MB. A listing ends,
     /// by [`http::Limits`]: one that drips too.

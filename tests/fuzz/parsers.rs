@@ -6,7 +6,7 @@ use std::str::FromStr;
 use bytenode::api::Sha256;
 use bytenode::car::{CarReader, Section};
 use bytenode::daemon::config;
-use bytenode::grant::{Grant, Nonce, PackReceipt, PublicKey, SigningKey, Verb};
+use bytenode::grant::{Grant, Nonce, PackReceipt, PublicKey, SigningKey, Start, Verb};
 use bytenode::id::{ChunkId, NodeId, PackId, PackRoot, PoolId, UploadId};
 use bytenode::pack::{MAX_CHUNKS, Pack, PackEntry, PackHeader};
 use bytenode::pack_reader::{PackReader, Scope};
@@ -145,7 +145,8 @@ fn what_is_signed_is_what_is_read() {
     let key = SigningKey::from_seed(&[1; 32]);
     let public = key.public();
     let (pool, node) = (PoolId::from_bytes([5; 16]), public.node_id());
-    let grant = Grant { pool, node: node.clone(), what: Verb::Manage, until: 100 };
+    let by = Start { epoch: 3, instance: "one".to_owned() };
+    let grant = Grant { by, pool, node: node.clone(), what: Verb::Manage, until: 100 };
     let receipt = PackReceipt { pool, node, root: PackRoot::of(b"r"), bytes: 7, synced: 9 };
     let nonce = Nonce([4; 32]);
     let samples = [key.grant(&grant).expose().to_owned(), key.receipt(&receipt), key.prove(&nonce)];

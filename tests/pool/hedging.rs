@@ -68,7 +68,7 @@ async fn a_node_that_takes_long_to_say_how_it_is_is_read_last() {
         pool.admin.put(&path(seed), &bytes(seed, 1000)).await;
     }
     pool.nodes[1].fault.order_all(&Fault::Delay(Duration::from_secs(1)));
-    pool.coordinator.nodes().probe().await;
+    pool.coordinator.ask_nodes().await;
     for seed in 0..24 {
         assert!(pool.admin.get(&path(seed)).await == bytes(seed, 1000));
     }

@@ -107,7 +107,7 @@ impl Cell {
     /// The fault ends; damage that was done stays.
     async fn heal(&self) {
         self.pool.nodes.iter().for_each(|node| node.fault.heal());
-        self.pool.coordinator.nodes().probe().await;
+        self.pool.coordinator.ask_nodes().await;
     }
 
     /// The user, what measures how long it waits, and what sees that it moves on: from one node to another, above all.
@@ -286,7 +286,7 @@ impl Cell {
     async fn nothing_left(&mut self) {
         self.pool.admin.rm("bn:/d").await;
         tokio::time::advance(Duration::from_secs(25 * 3600)).await;
-        self.pool.coordinator.nodes().probe().await;
+        self.pool.coordinator.ask_nodes().await;
         for _ in 0..2 {
             self.pool.admin.session.gc(true, false).await.unwrap();
         }

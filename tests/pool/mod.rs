@@ -6,6 +6,7 @@ mod again;
 mod answers;
 mod backup;
 mod calls;
+mod charge;
 mod faults;
 mod health;
 mod hedging;

@@ -88,7 +88,7 @@ async fn an_unprotected_pack_has_no_proof() {
     assert_ne!(pool.health().await.verdict, Verdict::Healthy);
     assert_eq!(pool.count("SELECT count(*) FROM pack WHERE state = 2 AND proved_at IS NULL").await, 3);
     pool.nodes.iter().for_each(|node| node.fault.heal());
-    pool.coordinator.nodes().probe().await;
+    pool.coordinator.ask_nodes().await;
     assert_eq!(pool.health().await.verdict, Verdict::Healthy);
     assert_eq!(pool.count("SELECT count(*) FROM pack WHERE state = 2 AND proved_at IS NULL").await, 0);
 }

@@ -52,7 +52,7 @@ impl World {
 
     async fn probe(&self) {
         if let Some(coordinator) = self.host.running() {
-            coordinator.nodes().probe().await;
+            coordinator.ask_nodes().await;
         }
     }
 

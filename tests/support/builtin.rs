@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytenode::api::NodeKind;
 use bytenode::daemon::node::{NodeOptions, run};
-use bytenode::grant::{Grant, SigningKey, Verb};
+use bytenode::grant::{Grant, SigningKey, Start, Verb};
 use bytenode::id::{NodeId, PoolId};
 use bytenode::node::builtin::JoinRequest;
 use bytenode::node::http::{Credential, HttpNode, HttpNodeOptions, Limits, MintGrant};
@@ -37,7 +37,8 @@ pub fn coordinator() -> SigningKey {
 
 /// A grant for ten minutes.
 pub fn grant(node: &NodeId, what: Verb) -> Grant {
-    Grant { pool: POOL, node: node.clone(), what, until: Timestamp::now().as_second() + 600 }
+    let by = Start { epoch: 1, instance: "one".to_owned() };
+    Grant { by, pool: POOL, node: node.clone(), what, until: Timestamp::now().as_second() + 600 }
 }
 
 impl Builtin {

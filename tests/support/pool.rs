@@ -15,6 +15,7 @@ use bytenode::coordinator::keys::{Keys, NodeSecret};
 use bytenode::coordinator::{Connect, Coordinator, Examined, Introduction, LocalSession, Parts, Policy};
 use bytenode::dial::Dial;
 use bytenode::get::{self, GetOptions, GetOutcome, GetSummary, Wanted};
+use bytenode::grant::{PublicKey, Start};
 use bytenode::id::{ChunkId, NodeId};
 use bytenode::monitor::{Event, Recorder};
 use bytenode::node::fault::FaultNode;
@@ -80,9 +81,9 @@ impl Setup {
     }
 }
 
-/// Every node by its identity: the way of the coordinator and of clients.
+/// Every node by its identity: the way of the coordinator and of clients; and the start that a built-in one was told of.
 #[derive(Default)]
-struct Ways(Mutex<BTreeMap<NodeId, SharedNode>>);
+struct Ways(Mutex<BTreeMap<NodeId, SharedNode>>, Mutex<BTreeMap<NodeId, Start>>);
 
 impl Ways {
     fn find(&self, id: &NodeId, name: &str) -> Result<SharedNode, NodeError> {
@@ -107,8 +108,19 @@ impl Connect for Ways {
         Err(ApiError::new(Code::Internal, "memory nodes are registered without a test"))
     }
 
-    async fn greet(&self, _row: &NodeRow, _pool: &Introduction) -> ApiResult<()> {
-        Ok(())
+    fn serve(&self, _: &Introduction) {}
+
+    async fn shown(&self, row: &NodeRow) -> Result<Option<Start>, NodeError> {
+        Ok(self.1.lock().unwrap().get(&row.id).cloned())
+    }
+
+    async fn greet(&self, row: &NodeRow, pool: &Introduction) -> Result<Option<Start>, NodeError> {
+        let before = self.shown(row).await?;
+        let higher = before.as_ref().is_none_or(|before| before.epoch < pool.epoch);
+        if higher && PublicKey::of_node(&row.id).is_some() {
+            self.1.lock().unwrap().insert(row.id.clone(), pool.start());
+        }
+        Ok(before)
     }
 }
 
@@ -225,21 +237,56 @@ impl Pool {
         pool
     }
 
-    /// Stops the coordinator and starts another on the same catalog.
+    /// Stops the coordinator and starts another on the same catalog, which asks every node.
     pub async fn restart(&mut self) {
-        self.coordinator = self.another().await;
+        self.restart_unasked().await;
+        self.coordinator.ask_nodes().await;
+    }
+
+    /// The same up to where nodes are asked.
+    pub async fn restart_unasked(&mut self) {
+        let catalog = self.coordinator.catalog().clone();
+        self.coordinator = start(catalog, &self.seam, &self.keys, &self.ways, &self.setup.policy).await;
         self.admin = sign_in(&self.coordinator, &self.ways, &self.seam, &self.trace, self.scratch(), 1).await;
     }
 
-    /// Another coordinator on the same catalog, as after a crash of the one before.
+    /// Another coordinator on the same catalog, as after a crash of the one before, which asks every node.
     pub async fn another(&self) -> Arc<Coordinator> {
         let catalog = self.coordinator.catalog().clone();
-        start(catalog, &self.seam, &self.keys, &self.ways, &self.setup.policy).await
+        let another = start(catalog, &self.seam, &self.keys, &self.ways, &self.setup.policy).await;
+        another.ask_nodes().await;
+        another
     }
 
     /// What a node that was there from the beginning is.
     pub fn like(&self, node: usize) -> Like {
         self.setup.nodes[node].0
+    }
+
+    /// Copies the catalog, which must be in a file, as it is now.
+    pub fn backup(&self) -> PathBuf {
+        let copy = self.admin.fresh();
+        let catalog = rusqlite::Connection::open(self.dir.path().join("catalog.db")).unwrap();
+        catalog.execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
+        copy
+    }
+
+    /// Starts another coordinator on such a copy. The one before goes on, for whoever holds it.
+    pub async fn restore(&mut self, copy: &std::path::Path) {
+        let catalog = Catalog::open(copy, self.seam.clone()).unwrap();
+        self.coordinator = start(catalog, &self.seam, &self.keys, &self.ways, &self.setup.policy).await;
+        self.coordinator.ask_nodes().await;
+        self.admin = sign_in(&self.coordinator, &self.ways, &self.seam, &self.trace, self.scratch(), 1).await;
+    }
+
+    /// The start that a built-in node was told of last.
+    pub fn told(&self, node: usize) -> Option<Start> {
+        self.ways.1.lock().unwrap().get(self.nodes[node].memory.id()).cloned()
+    }
+
+    /// Has a built-in node say that it obeys somebody.
+    pub fn tell(&self, node: usize, start: Start) {
+        self.ways.1.lock().unwrap().insert(self.nodes[node].memory.id().clone(), start);
     }
 
     fn scratch(&self) -> PathBuf {
@@ -295,7 +342,7 @@ impl Pool {
     /// Wakes a node and lets the coordinator see it.
     pub async fn revive(&self, node: usize) {
         self.nodes[node].memory.revive();
-        self.coordinator.nodes().probe().await;
+        self.coordinator.ask_nodes().await;
     }
 
     pub async fn health(&self) -> HealthReport {

@@ -139,6 +139,10 @@ impl Node for TracedNode {
         self.traced("remove_chunk", &chunk, self.inner.remove_chunk(chunk)).await
     }
 
+    async fn pack_header(&self, root: PackRoot) -> Result<Option<PackHeader>, NodeError> {
+        self.traced("pack_header", &root, self.inner.pack_header(root)).await
+    }
+
     async fn list_packs(&self, each: &mut (dyn FnMut(PackRoot) + Send)) -> Result<(), NodeError> {
         self.traced("list_packs", &(), self.inner.list_packs(each)).await
     }

@@ -1,8 +1,8 @@
 //! One value of everything that goes over the wire, with every variant and every odd character somewhere.
 
 use crate::admin::{
-    Access, Action, CheckResult, ChunkRow, Do, Finding, FindingKind, Gc, HealthReport, HealthRequest, NewToken,
-    NodeAdd, NodeCheck, NodeInfo, NodeReport, NodeState, Role, Status, Swept, Verdict, WhoAmI,
+    Access, Action, Adopt, Adopted, AdoptedNode, CheckResult, ChunkRow, Do, Finding, FindingKind, Gc, HealthReport,
+    HealthRequest, NewToken, NodeAdd, NodeCheck, NodeInfo, NodeReport, NodeState, Role, Status, Swept, Verdict, WhoAmI,
 };
 use crate::api::{
     ApiError, Append, BadCopy, BeginPut, Blob, ChunkDesc, ChunksPlanned, Code, CommitFile, CommitFiles, Committed,
@@ -362,4 +362,14 @@ pub(super) fn passphrase() -> Passphrase {
 /// More than fits a buffer.
 pub(super) fn backup() -> Vec<u8> {
     (0..300_000u32).flat_map(u32::to_le_bytes).collect()
+}
+
+pub(super) fn adopt() -> Adopt {
+    Adopt { without: vec![NODE_NAME.to_owned()], dry_run: true }
+}
+
+pub(super) fn adopted() -> Adopted {
+    let node = AdoptedNode { node: NODE_NAME.to_owned(), epoch: Some(7), unknown_packs: 3 };
+    let kubo = AdoptedNode { epoch: None, ..node.clone() };
+    Adopted { why: Some("another coordinator".to_owned()), epoch: 8, nodes: vec![node, kubo] }
 }

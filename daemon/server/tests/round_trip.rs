@@ -58,6 +58,7 @@ async fn call_admin(client: &Client) -> Outcomes {
         ("gc", client.gc(true, false).await.map(same(fixture::swept()))),
         ("backup", backup(client).await.map(same(fixture::backup()))),
         ("backup_kept", client.backup_kept(fixture::time()).await),
+        ("adopt", client.adopt(&fixture::adopt()).await.map(same(fixture::adopted()))),
     ]
 }
 

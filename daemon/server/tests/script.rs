@@ -7,8 +7,8 @@ use tokio::sync::Semaphore;
 
 use super::fixture;
 use crate::admin::{
-    Admin, ChunkRow, Gate, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo, NodeReport, SealedBackup, Session,
-    Status, Swept, WhoAmI,
+    Admin, Adopt, Adopted, ChunkRow, Gate, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo, NodeReport,
+    SealedBackup, Session, Status, Swept, WhoAmI,
 };
 use crate::api::{
     Api, ApiError, ApiResult, BadCopy, BeginPut, ChunksPlanned, Code, CommitFiles, Committed, Entry, ListRequest,
@@ -179,5 +179,8 @@ impl Admin for Script {
     }
     async fn backup_kept(&self, made: jiff::Timestamp) -> ApiResult<()> {
         self.answer("backup_kept", made == fixture::time(), ())
+    }
+    async fn adopt(&self, request: &Adopt) -> ApiResult<Adopted> {
+        self.answer("adopt", request == &fixture::adopt(), fixture::adopted())
     }
 }

@@ -29,7 +29,7 @@ impl Coordinator {
 
     /// Takes wrong bytes (of chunks, by row) off a node that does not replace them. Whether writing again may help.
     pub(super) async fn unblock(&self, member: &Member, chunks: &[i64], work: &mut Work) -> ApiResult<bool> {
-        if member.row.kind != NodeKind::Kubo || !member.seen(self.policy.grace).answers {
+        if member.row.kind != NodeKind::Kubo || !self.may_drop(member) {
             return Ok(false);
         }
         if chunks.len() > MOST {
@@ -87,7 +87,7 @@ impl Coordinator {
             chunks: kept.iter().map(|held| held.row).collect(),
             entries: kept.iter().map(|held| held.entry).collect(),
         };
-        let (pool, epoch, now) = (self.pool.pool, self.pool.epoch, self.seam.now());
+        let (pool, epoch, now) = (self.pool, self.epoch(), self.seam.now());
         let header = self.write(move |c| packs::issue(c, pool, epoch, new, now)).await?;
         let (id, old_id): (PackId, PackId) = (header.id, old.id);
         if let Err(error) = member.node.replace_pack(old.root, &header).await {

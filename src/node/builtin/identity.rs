@@ -1,7 +1,8 @@
 //! Who a built-in node is, whom it obeys, and how it came to: its key, its one-time join code, its pool.
 //!
 //! State is in `node.json` (0600, replaced atomically). A node obeys one coordinator, named by its public key at the
-//! join; what it has seen of that coordinator's epochs only ever grows.
+//! join; what it has seen of that coordinator's epochs only ever grows. Whoever starts that coordinator a second time, on
+//! a copy of its data, has its keys too: so nothing is changed here for a start that a later one has superseded.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::disk::{Disk, read_private, write_private};
-use crate::grant::{GrantError, Nonce, PackReceipt, PublicKey, SigningKey, Verb};
+use crate::grant::{Grant, GrantError, Nonce, PackReceipt, PublicKey, SigningKey, Start, Verb};
 use crate::id::{NodeId, PackRoot, PoolId};
 use crate::seam::Seam;
 
@@ -50,6 +51,9 @@ pub enum IdentityError {
     /// The grant does not permit it.
     #[error(transparent)]
     Grant(#[from] GrantError),
+    /// The grant is of a start that is in charge no more.
+    #[error("another start of the coordinator is in charge here (epoch {0})")]
+    Superseded(u64),
     /// A value is not what it must be.
     #[error("refused: {0}")]
     Invalid(&'static str),
@@ -73,10 +77,13 @@ pub struct JoinRequest {
 /// The start of the coordinator that a node has seen last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
-    /// Its epoch.
-    pub epoch: u64,
-    /// Its instance.
-    pub instance: String,
+    /// It.
+    #[serde(flatten)]
+    pub start: Start,
+    /// Clients may use grants to write of earlier starts, if these end by this second since 1970 UTC: they were given
+    /// before this start, to puts that go on.
+    #[serde(default)]
+    pub earlier_until: i64,
 }
 
 /// Whether a new join code is wanted at the start.
@@ -184,7 +191,8 @@ impl Identity {
         let given = request.code.trim().to_ascii_uppercase();
         verify_slices_are_equal(code.as_bytes(), given.as_bytes()).map_err(|_| IdentityError::Code)?;
         let _: PublicKey = request.coordinator.parse().map_err(|_| IdentityError::Invalid("the coordinator's key"))?;
-        let seen = Seen { epoch: request.epoch, instance: instance(&request.instance)? };
+        let start = Start { epoch: request.epoch, instance: instance(&request.instance)? };
+        let seen = Seen { start, earlier_until: 0 };
         let membership = Membership { pool: request.pool, coordinator: request.coordinator.clone(), seen };
         let joined = Stored { membership: Some(membership), ..stored };
         save(&*self.disk, &joined)?;
@@ -197,33 +205,58 @@ impl Identity {
     ///
     /// # Errors
     /// [`IdentityError::NotJoined`], [`IdentityError::Invalid`], [`IdentityError::State`].
-    pub fn hello(&self, start: &Seen) -> Result<Seen, IdentityError> {
-        let named = Seen { epoch: start.epoch, instance: instance(&start.instance)? };
+    pub fn hello(&self, named: &Seen) -> Result<Start, IdentityError> {
+        instance(&named.start.instance)?;
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = self.stored().clone();
         let member = next.membership.as_mut().ok_or(IdentityError::NotJoined)?;
-        let before = member.seen.clone();
-        if named.epoch > before.epoch {
-            member.seen = named;
+        let before = member.seen.start.clone();
+        if named.start.epoch > before.epoch {
+            member.seen = named.clone();
             save(&*self.disk, &next)?;
             *self.stored() = next;
         }
         Ok(before)
     }
 
-    /// What a grant permits on this node now.
+    /// The start that it was told of last.
+    ///
+    /// # Errors
+    /// [`IdentityError::NotJoined`].
+    pub fn seen(&self) -> Result<Start, IdentityError> {
+        Ok(self.member()?.seen.start)
+    }
+
+    /// What a grant permits to read on this node now, whichever start of the coordinator gave it.
     ///
     /// # Errors
     /// [`IdentityError::NotJoined`], [`IdentityError::Grant`].
     pub fn permitted(&self, token: &str, now: Timestamp) -> Result<(PoolId, Verb), IdentityError> {
-        let (pool, coordinator) = {
-            let stored = self.stored();
-            let member = stored.membership.as_ref().ok_or(IdentityError::NotJoined)?;
-            (member.pool, member.coordinator.parse::<PublicKey>()?)
-        };
-        let grant = coordinator.read_grant(token)?;
-        grant.permits(&pool, &self.id, &grant.what, now)?;
-        Ok((pool, grant.what))
+        let (member, grant) = self.granted(token, now)?;
+        Ok((member.pool, grant.what))
+    }
+
+    /// What a grant permits to change on this node now.
+    ///
+    /// # Errors
+    /// As [`Self::permitted`]; [`IdentityError::Superseded`].
+    pub fn permitted_to_change(&self, token: &str, now: Timestamp) -> Result<(PoolId, Verb), IdentityError> {
+        let (Membership { pool, seen, .. }, Grant { by, what, until, .. }) = self.granted(token, now)?;
+        // A later start makes itself known before it changes anything, or is about to.
+        let rules = by.epoch > seen.start.epoch || by == seen.start;
+        let goes_on = matches!(what, Verb::Write { .. }) && by.epoch < seen.start.epoch && until <= seen.earlier_until;
+        if rules || goes_on { Ok((pool, what)) } else { Err(IdentityError::Superseded(seen.start.epoch)) }
+    }
+
+    fn granted(&self, token: &str, now: Timestamp) -> Result<(Membership, Grant), IdentityError> {
+        let member = self.member()?;
+        let grant = member.coordinator.parse::<PublicKey>()?.read_grant(token)?;
+        grant.permits(&member.pool, &self.id, &grant.what, now)?;
+        Ok((member, grant))
+    }
+
+    fn member(&self) -> Result<Membership, IdentityError> {
+        self.stored().membership.clone().ok_or(IdentityError::NotJoined)
     }
 
     /// Signs, for whoever drew this number, that this node is here.

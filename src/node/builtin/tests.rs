@@ -11,7 +11,7 @@ use super::memory_disk::MemoryDisk;
 use super::store::{Store, StoreError, StoreLimits, pack_path, reserve_bytes};
 use super::testing::{GIB, assert_held, open, pack, pool, reduced, roots, scope, send, small_pack, write};
 use super::write::{Scope, Written};
-use crate::grant::SigningKey;
+use crate::grant::{SigningKey, Start};
 use crate::id::{PackRoot, PoolId};
 use crate::pack::Pack;
 use crate::seam::Seam;
@@ -396,7 +396,8 @@ fn a_node_joins_once_with_its_code_and_keeps_the_higher_epoch() {
     let node = open(Reset::Keep);
     let code = String::from_utf8(disk.get(Path::new("join.code")).unwrap()).unwrap();
     let coordinator = SigningKey::from_seed(&[5; 32]).public().to_string();
-    let seen = |epoch, instance: &str| Seen { epoch, instance: instance.to_owned() };
+    let start = |epoch, instance: &str| Start { epoch, instance: instance.to_owned() };
+    let seen = |epoch, instance: &str| Seen { start: start(epoch, instance), earlier_until: 0 };
     let good = JoinRequest { code: code.clone(), pool: pool(), coordinator, epoch: 4, instance: "a".to_owned() };
     assert!(matches!(node.hello(&seen(1, "a")), Err(IdentityError::NotJoined)));
     for bad in ["", "AAAA", &code.trim()[1..]] {
@@ -412,9 +413,10 @@ fn a_node_joins_once_with_its_code_and_keeps_the_higher_epoch() {
     node.join(&JoinRequest { code: "used".to_owned(), ..good.clone() }).unwrap();
     let other = JoinRequest { pool: PoolId::from_bytes([2; 16]), ..good.clone() };
     assert!(matches!(node.join(&other), Err(IdentityError::Joined)));
-    assert_eq!(node.hello(&seen(7, "b")).unwrap(), seen(4, "a"));
-    assert_eq!(node.hello(&seen(6, "c")).unwrap(), seen(7, "b"));
-    assert_eq!(node.hello(&seen(7, "c")).unwrap(), seen(7, "b"));
+    assert_eq!(node.hello(&seen(7, "b")).unwrap(), start(4, "a"));
+    assert_eq!(node.hello(&seen(6, "c")).unwrap(), start(7, "b"));
+    assert_eq!(node.hello(&seen(7, "c")).unwrap(), start(7, "b"));
+    assert_eq!(node.seen().unwrap(), start(7, "b"));
     let node = open(Reset::Forget);
     assert_eq!((node.id(), node.pool()), (&id, None));
     assert_ne!(disk.get(Path::new("join.code")).unwrap(), code.as_bytes());

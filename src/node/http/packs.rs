@@ -10,7 +10,7 @@ use super::{HttpNode, timeout, wire};
 use crate::api::NodeKind;
 use crate::car;
 use crate::id::{ChunkId, PackRoot};
-use crate::node::NodeFailure;
+use crate::node::{ChunkAt, NodeFailure};
 use crate::pack::PackHeader;
 
 impl HttpNode {
@@ -52,6 +52,22 @@ impl HttpNode {
             Err(NodeFailure::Answer(text)) if text.contains("is not pinned") => Ok(false),
             Err(failure) => Err(failure),
         }
+    }
+
+    /// What a root says, if it is a pack's.
+    pub(super) async fn header(&self, root: PackRoot) -> Result<Option<PackHeader>, NodeFailure> {
+        let block = ChunkId::from_digest(*root.digest());
+        let answer = match &self.gateway {
+            Some(gateway) if self.kind == NodeKind::Builtin => {
+                self.ask_gateway(gateway, &ChunkAt { chunk: block, bytes: 0, pack: root }, None, None).await?
+            }
+            _ => self.get_block(&block, None).await?,
+        };
+        let bytes = answer.collect(wire::MAX_ANSWER_BYTES).await?;
+        if !block.names(&bytes) {
+            return Err(NodeFailure::Corrupt(root.to_string()));
+        }
+        Ok(PackHeader::parse(&bytes).ok())
     }
 
     pub(super) async fn unpin(&self, root: PackRoot) -> Result<(), NodeFailure> {
