@@ -77,15 +77,17 @@ fn right_type(command: &str, kind: &str, field: &str, value: &Value) -> bool {
         }
         "sha256" => value.is_null() || value.as_str().is_some_and(|hex| hex.len() == 64),
         "cid" | "hint" | "chunk" | "node" | "from" | "to" | "read_only" => value.is_null() || value.is_string(),
-        "copies_min" | "reclaimable_bytes" => value.is_null() || value.is_u64(),
+        "copies_min" | "reclaimable_bytes" | "epoch" => value.is_null() || value.is_u64(),
         "spread" => value.is_null() || value.is_boolean(),
         "seconds" | "load" => value.is_number(),
-        "ok" | "dry_run" | "deleted" | "started" | "public" | "executable" | "safe_to_delete" => value.is_boolean(),
+        "ok" | "adopted" | "dry_run" | "deleted" | "started" | "public" | "executable" | "safe_to_delete" => {
+            value.is_boolean()
+        }
         "files" | "bytes" | "sent_bytes" | "resumed_bytes" | "failed" | "skipped" | "unchanged" | "size" | "chunks"
         | "new_chunks" | "copies_target" | "bad_replicas" | "entries" | "index" | "nodes" | "dirs" | "differences"
         | "used_bytes" | "capacity_bytes" | "replicas" | "usable_bytes" | "under_replicated" | "replicas_checked"
-        | "findings" | "repaired" | "remaining" | "packs" | "waiting" | "pid" | "stopped" | "exit" | "checks"
-        | "risks" => value.is_u64(),
+        | "findings" | "repaired" | "remaining" | "packs" | "waiting" | "unknown_packs" | "pid" | "stopped"
+        | "exit" | "checks" | "risks" => value.is_u64(),
         _ => value.is_string(),
     }
 }
@@ -141,6 +143,7 @@ fn every_field_is_there_and_told() {
         .unwrap();
     let words = ["admin", "backup", "--passphrase-file", "secret", "b"];
     expect("backup", 0, &words, &["backup", "summary"]);
+    expect("adopt", 0, &["admin", "adopt", "--dry-run"], &["node", "summary"]);
     expect("status", 0, &["status"], &["node", "summary"]);
     expect("doctor", 0, &["doctor"], &["check", "summary"]);
     expect("health", 0, &["admin", "health"], &["summary"]);

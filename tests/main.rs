@@ -7,6 +7,8 @@ mod accounts;
 #[cfg(unix)]
 mod admin_node;
 #[cfg(unix)]
+mod adopt;
+#[cfg(unix)]
 mod again;
 #[cfg(unix)]
 mod backup;

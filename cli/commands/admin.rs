@@ -5,6 +5,7 @@ use clap::Subcommand;
 use crate::commands::Ctx;
 use crate::error::{Exit, Outcome};
 
+pub mod adopt;
 pub mod backup;
 pub mod gc;
 pub mod health;
@@ -19,6 +20,7 @@ pub enum Command {
     Health(health::Args),
     Gc(gc::Args),
     Backup(backup::Args),
+    Adopt(adopt::Args),
 }
 
 /// Runs one.
@@ -28,5 +30,6 @@ pub async fn run(ctx: &Ctx, command: &Command) -> Outcome<Exit> {
         Command::Health(args) => health::run(ctx, args).await,
         Command::Gc(args) => gc::run(ctx, args).await,
         Command::Backup(args) => backup::run(ctx, args).await,
+        Command::Adopt(args) => adopt::run(ctx, args).await,
     }
 }

@@ -151,6 +151,10 @@ impl Doctor<'_> {
             Ok(status) => status,
             Err(error) => return self.failure("pool", &error.into()),
         };
+        if let Some(why) = &status.read_only {
+            let message = format!("the coordinator takes no changes: {}", escaped(why));
+            self.tell("charge", Result::Failed, &message, Some("bytenode admin adopt --help"))?;
+        }
         let pool = State::load(&self.ctx.profile).ok().flatten();
         let stopped: Vec<String> = pool.iter().flat_map(State::stopped).map(str::to_owned).collect();
         for node in &status.nodes {

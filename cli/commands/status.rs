@@ -8,7 +8,7 @@ use crate::args::{examples, exits};
 use crate::commands::Ctx;
 use crate::commands::admin::node::{self, Detail, node_table};
 use crate::error::{Exit, Outcome};
-use crate::ui::text::{age, plural, size};
+use crate::ui::text::{age, escaped, plural, size};
 
 /// Show nodes, room, and whether everything has its copies
 #[derive(Debug, clap::Args)]
@@ -77,7 +77,8 @@ fn told(status: &Status, now: Timestamp) -> String {
         text.push_str("To see what a repair would do: bytenode admin health --dry-run\n");
     }
     if let Some(why) = &status.read_only {
-        text.push_str(&format!("The coordinator takes no changes: {why}\n"));
+        text.push_str(&format!("The coordinator takes no changes: {}\n", escaped(why)));
+        text.push_str("To decide who is in charge: bytenode admin adopt --help\n");
     }
     text
 }
