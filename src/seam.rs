@@ -17,7 +17,7 @@ pub struct Seam {
 #[derive(Clone)]
 enum Source {
     Real,
-    Simulated { state: Arc<Mutex<u64>>, born: Instant, epoch: Timestamp },
+    Simulated { state: Arc<Mutex<u64>>, born: Instant, epoch: Arc<Mutex<Timestamp>> },
 }
 
 impl fmt::Debug for Seam {
@@ -41,6 +41,7 @@ impl Seam {
     /// Outside a tokio runtime.
     pub fn simulated(seed: u64) -> Self {
         let epoch = Timestamp::from_second(1_700_000_000).expect("a time in range");
+        let epoch = Arc::new(Mutex::new(epoch));
         Self { source: Source::Simulated { state: Arc::new(Mutex::new(seed)), born: Instant::now(), epoch } }
     }
 
@@ -55,10 +56,19 @@ impl Seam {
             Source::Real => Timestamp::now(),
             Source::Simulated { born, epoch, .. } => {
                 let passed = SignedDuration::try_from(born.elapsed()).unwrap_or(SignedDuration::MAX);
+                let epoch = *epoch.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 epoch.checked_add(passed).unwrap_or(Timestamp::MAX)
             }
         };
         Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
+    }
+
+    /// Sets the wall clock of a simulation forward, or back; nothing else.
+    pub fn jump(&self, by: SignedDuration) {
+        if let Source::Simulated { epoch, .. } = &self.source {
+            let mut epoch = epoch.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            *epoch = epoch.saturating_add(by).unwrap_or(*epoch);
+        }
     }
 
     /// A clock that never jumps.

@@ -7,6 +7,7 @@
 mod admin;
 pub mod backup;
 mod charge;
+mod clock;
 mod commit;
 mod health;
 mod judge;
@@ -39,6 +40,7 @@ use crate::id::{NodeId, PackId, PoolId};
 use crate::node::{GrantToken, NodeError, SharedNode};
 use crate::seam::Seam;
 use charge::Charge;
+use clock::Clock;
 use keys::{KeyError, Keys, NodeSecret};
 use leases::{Building, Leases, Reads};
 use registry::{Member, Registry};
@@ -166,6 +168,7 @@ pub struct Coordinator {
     pool: PoolId,
     instance: [u8; 16],
     charge: Mutex<Charge>,
+    clock: Clock,
     policy: Policy,
     nodes: Registry,
     connect: Arc<dyn Connect>,
@@ -234,6 +237,7 @@ impl Coordinator {
         let leases = Leases::restart(&catalog, &seam).await?;
         Ok(Arc::new(Self {
             catalog,
+            clock: Clock::new(&seam),
             seam,
             keys,
             pool,
@@ -356,9 +360,10 @@ impl Coordinator {
     }
 
     /// The times, in catalog form, of proofs made since then. One of a time that is still to come was made before the clock
-    /// went back, and says nothing; a minute is allowed for what others write down while a plan waits for the writer.
+    /// went back, and says nothing; a minute is allowed for what others write down while a plan waits for the writer. Nor
+    /// does one of before the clock went back, which is older than it looks.
     fn times_since(&self, since: i64) -> RangeInclusive<i64> {
-        since..=self.seam.now().as_microsecond().saturating_add(60_000_000)
+        since.max(self.clock.went_back(&self.seam))..=self.seam.now().as_microsecond().saturating_add(60_000_000)
     }
 }
 

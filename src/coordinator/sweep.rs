@@ -46,6 +46,10 @@ impl Coordinator {
         Ok(())
     }
 
+    fn retained_until(&self) -> Timestamp {
+        self.clock.retained_until(&self.seam, self.policy.retention)
+    }
+
     /// Sweeps once.
     ///
     /// # Errors
@@ -59,7 +63,7 @@ impl Coordinator {
             self.end_put(upload).await?;
         }
         let (retention, end) = match until {
-            Until::Retention => (self.policy.retention, self.seam.now()),
+            Until::Retention => (self.policy.retention, self.retained_until()),
             Until::Now => (Duration::ZERO, jiff::Timestamp::MAX),
         };
         loop {
@@ -214,7 +218,7 @@ impl Coordinator {
     pub(super) async fn weigh_sweep(&self, now: bool) -> ApiResult<Swept> {
         let (retention, end) = match now {
             true => (Duration::ZERO, jiff::Timestamp::MAX),
-            false => (self.policy.retention, self.seam.now()),
+            false => (self.policy.retention, self.retained_until()),
         };
         let (reading, building) = (self.reads.versions(), self.building.roots());
         let foresee = move |c: &rusqlite::Connection| sweep::foresee(c, retention, end, (&reading, &building));

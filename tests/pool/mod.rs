@@ -17,6 +17,7 @@ mod inputs;
 mod matrix;
 mod names;
 mod nodes;
+mod races;
 mod reading;
 mod removal;
 mod repair;
