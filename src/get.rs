@@ -8,13 +8,14 @@ mod copies;
 mod fetch;
 mod local;
 mod pace;
+mod stream;
 mod temporary;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use futures_util::stream::{self, StreamExt};
+use futures_util::stream::{StreamExt, iter};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::api::{ApiError, ApiResult, Code, Entry, OpenFile, OpenRead};
@@ -24,6 +25,7 @@ use crate::path::RemotePath;
 use crate::put::{Context, Overwrite};
 use fetch::{Fetcher, Got, Span};
 pub(crate) use local::hash_local;
+pub use stream::{Sink, stream};
 use temporary::{Dirs, Temporary, lasting_path};
 
 /// Files opened together at most.
@@ -177,15 +179,10 @@ impl Getter<'_> {
             return Ok(());
         }
         let paths: Vec<RemotePath> = group.iter().map(|one| one.entry.path.clone()).collect();
-        let request = OpenRead { machine: self.options.machine.clone(), paths };
-        let session = self.context.api.open_read(&request).await?;
-        let fetcher = Fetcher::new(self.context, request, &session);
-        if session.files.len() != group.len() {
-            return Err(ApiError::new(Code::Internal, "the coordinator did not answer for every file"));
-        }
-        let prefetched = fetcher.small_spans(session.files.iter().flatten()).await?;
+        let (fetcher, files) = open(self.context, paths, self.options).await?;
+        let prefetched = fetcher.small_spans(files.iter().flatten()).await?;
         let dirs = &mut self.dirs;
-        let work = group.into_iter().zip(session.files).map(|(mut one, opened)| {
+        let work = group.into_iter().zip(files).map(|(mut one, opened)| {
             let (fetcher, prefetched) = (&fetcher, &prefetched);
             let lasting = opened.as_ref().ok().and_then(|file| lasting_path(&one.dest, file));
             if let Some(lasting) = &lasting {
@@ -193,7 +190,7 @@ impl Getter<'_> {
             }
             async move {
                 let fetched = match opened {
-                    Ok(file) if file.entry.path == one.entry.path => {
+                    Ok(file) => {
                         // Another version, perhaps, than was listed.
                         one.entry = file.entry.clone();
                         let prefetched = prefetched.get(&file.version.0);
@@ -202,16 +199,12 @@ impl Getter<'_> {
                             Some(lasting) => fetch_file(fetcher, &one.dest, lasting, &file, prefetched).await,
                         }
                     }
-                    Ok(file) => {
-                        let what = format!("the coordinator opened {} in its place", file.entry.path);
-                        Err(ApiError::new(Code::Internal, what))
-                    }
                     Err(error) => Err(error),
                 };
                 (one, fetched)
             }
         });
-        let fetched: Vec<_> = stream::iter(work).buffered(FILES_AT_ONCE).collect().await;
+        let fetched: Vec<_> = iter(work).buffered(FILES_AT_ONCE).collect().await;
         let (mut whole, mut rest) = (Vec::new(), Vec::new());
         for (one, fetched) in fetched {
             match fetched {
@@ -243,14 +236,30 @@ impl Getter<'_> {
     }
 }
 
-/// Fetches one file of at most one chunk, proves it whole, and then makes its temporary file.
-async fn fetch_small(
-    fetcher: &Fetcher<'_>,
-    dest: &Path,
-    file: &OpenFile,
-    prefetched: Option<&fetch::Spanned>,
-) -> ApiResult<(Temporary, u64)> {
-    fetcher.watch(Event::File(file.entry.path.to_string()));
+/// Opens files for reading: each of those that were asked for, in their order, or why it cannot be read.
+async fn open<'a>(
+    context: &'a Context,
+    paths: Vec<RemotePath>,
+    options: &GetOptions,
+) -> ApiResult<(Fetcher<'a>, Vec<ApiResult<OpenFile>>)> {
+    let request = OpenRead { machine: options.machine.clone(), paths: paths.clone() };
+    let session = context.api.open_read(&request).await?;
+    let fetcher = Fetcher::new(context, request, &session);
+    if session.files.len() != paths.len() {
+        return Err(ApiError::new(Code::Internal, "the coordinator did not answer for every file"));
+    }
+    let asked = |(file, path): (ApiResult<OpenFile>, RemotePath)| match file {
+        Ok(file) if file.entry.path != path => {
+            let what = format!("the coordinator opened {} in its place", file.entry.path);
+            Err(ApiError::new(Code::Internal, what))
+        }
+        other => other,
+    };
+    Ok((fetcher, session.files.into_iter().zip(paths).map(asked).collect()))
+}
+
+/// Fetches one file of at most one chunk, and proves it whole.
+async fn small(fetcher: &Fetcher<'_>, file: &OpenFile, prefetched: Option<&fetch::Spanned>) -> ApiResult<Bytes> {
     let mut plain = Bytes::new();
     let mut chunks = fetcher.chunks(file, Span { first: 0, count: file.data_chunks() }, prefetched, None)?;
     while let Some(got) = chunks.next().await {
@@ -259,6 +268,18 @@ async fn fetch_small(
     let mut hash = FileHash::new();
     hash.update(&plain);
     check_whole(&file.entry, plain.len() as u64, hash)?;
+    Ok(plain)
+}
+
+/// Fetches one file of at most one chunk, proves it whole, and then makes its temporary file.
+async fn fetch_small(
+    fetcher: &Fetcher<'_>,
+    dest: &Path,
+    file: &OpenFile,
+    prefetched: Option<&fetch::Spanned>,
+) -> ApiResult<(Temporary, u64)> {
+    fetcher.watch(Event::File(file.entry.path.to_string()));
+    let plain = small(fetcher, file, prefetched).await?;
     fetcher.watch(Event::Written(plain.len() as u64));
     Ok((Temporary::whole(fetcher.seam(), dest, plain).await?, 0))
 }

@@ -209,7 +209,7 @@ fn usage_errors_say_what_was_meant() {
     exit 2
     $ bytenode get bn:/a bn:/b -
     error: standard output takes one file
-    hint: bytenode cat bn:/A bn:/B
+    hint: bytenode cat bn:/A bn:/B, or as an archive: bytenode get --tar bn:/A bn:/B -
     exit 2
     $ bytenode rm bn:/
     error: bn:/ is a directory

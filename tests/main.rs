@@ -11,6 +11,8 @@ mod adopt;
 #[cfg(unix)]
 mod again;
 #[cfg(unix)]
+mod archive;
+#[cfg(unix)]
 mod backup;
 mod cli;
 #[cfg(unix)]

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use crate::support::cluster::{Cluster, Ran};
 
 /// Names that a shell, a terminal, a parser of arguments or a parser of paths could take for something else.
-fn odd_names() -> Vec<String> {
+pub fn odd_names() -> Vec<String> {
     let odd = [
         "-",
         "-n",
@@ -41,10 +41,10 @@ fn odd_names() -> Vec<String> {
 }
 
 /// What get restores of a thing: for a file a hash of its bytes, its time in microseconds, whether it may be executed.
-type Kept = Option<(blake3::Hash, u128, bool)>;
+pub type Kept = Option<(blake3::Hash, u128, bool)>;
 
 /// Everything below a directory that a put stores.
-fn kept(dir: &Path) -> BTreeMap<OsString, Kept> {
+pub fn kept(dir: &Path) -> BTreeMap<OsString, Kept> {
     let mut all = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap()) {
         let (name, metadata) = (entry.file_name(), entry.metadata().unwrap());
@@ -62,7 +62,7 @@ fn kept(dir: &Path) -> BTreeMap<OsString, Kept> {
 }
 
 /// A tree of odd names, empty directories, links and special files, of which five are left out.
-fn make_tree(tree: &Path) {
+pub fn make_tree(tree: &Path) {
     for (index, name) in odd_names().iter().enumerate() {
         for dir in [tree.to_owned(), tree.join("as dirs").join(name)] {
             fs::create_dir_all(&dir).unwrap();
@@ -82,7 +82,7 @@ fn make_tree(tree: &Path) {
 }
 
 #[test]
-fn odd_names_and_empty_directories_come_back() {
+pub fn odd_names_and_empty_directories_come_back() {
     let user = Cluster::up(1);
     let tree = user.work().join("tree");
     make_tree(&tree);
@@ -108,7 +108,7 @@ fn odd_names_and_empty_directories_come_back() {
 }
 
 #[test]
-fn odd_names_work_as_operands() {
+pub fn odd_names_work_as_operands() {
     let user = Cluster::up(1);
     fs::create_dir(user.work().join("out")).unwrap();
     for name in odd_names() {

@@ -49,7 +49,7 @@ pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
 pub async fn stream(ctx: &Ctx, files: &[Typed], offset: u64, length: Option<u64>) -> Outcome<Exit> {
     let session = ctx.session()?;
     let options = GetOptions { machine: ctx.machine(), ..GetOptions::default() };
-    let mut output = Output { inner: tokio::io::stdout(), closed: false };
+    let mut output = Output::new();
     let (mut tally, mut bad_replicas) = (Tally::default(), 0);
     for file in files {
         let drawing = draw(ctx, file.path.name().unwrap_or("bn:/"));
@@ -58,7 +58,7 @@ pub async fn stream(ctx: &Ctx, files: &[Typed], offset: u64, length: Option<u64>
             let entry = entry_at(&session, file).await?;
             if entry.kind == Kind::Dir {
                 return Err(Failure::usage(format!("{} is a directory", file.path))
-                    .hint(format!("bytenode get {} .", file.path)));
+                    .hint(format!("bytenode get {0} ., or as an archive: bytenode get --tar {0} -", file.path)));
             }
             let wanted = length.unwrap_or(u64::MAX).min(entry.size.saturating_sub(offset));
             context.watch.event(Event::Found { files: 1, bytes: Some(wanted) });
@@ -86,7 +86,7 @@ pub async fn stream(ctx: &Ctx, files: &[Typed], offset: u64, length: Option<u64>
 }
 
 /// Draws only if the bytes go to a file: a terminal or another program may write at any time.
-fn draw(ctx: &Ctx, name: &str) -> Drawing {
+pub fn draw(ctx: &Ctx, name: &str) -> Drawing {
     if columns(Stream::Out).is_none() && is_file() {
         return progress::start(&ctx.ui, name, Way::Get);
     }
@@ -105,12 +105,18 @@ fn is_file() -> bool {
 }
 
 /// Standard output that remembers whether its reader went away, which is no error.
-struct Output {
+pub struct Output {
     inner: tokio::io::Stdout,
-    closed: bool,
+    /// Whether it did.
+    pub closed: bool,
 }
 
 impl Output {
+    /// Opens it.
+    pub fn new() -> Self {
+        Self { inner: tokio::io::stdout(), closed: false }
+    }
+
     fn note<T>(&mut self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if let Poll::Ready(Err(error)) = &result {
             self.closed |= error.kind() == io::ErrorKind::BrokenPipe;

@@ -21,6 +21,7 @@ use crate::ui::progress::{self, Way};
 use crate::ui::text::{count, percent_of, plural, size, size_of};
 use crate::ui::{FailedRecord, Ui};
 
+mod archive;
 mod lister;
 
 use lister::Lister;
@@ -33,6 +34,7 @@ use lister::Lister;
         "bytenode get bn:/photos pictures        its contents become those of ./pictures",
         "bytenode get bn:/a.raw bn:/b.raw /tmp/  several files, into a directory",
         "bytenode get bn:/work.tar - | tar t",
+        "bytenode get --tar bn:/photos - | ssh elsewhere tar x",
     ]),
     after_help = exits(&[
         Exit::Partly, Exit::NotAllowed, Exit::NotFound, Exit::Exists, Exit::Temporary, Exit::Integrity,
@@ -46,6 +48,9 @@ pub struct Args {
     /// What to do with a local file that is there with other content
     #[arg(long, value_enum, default_value_t = OverwriteArg::Never, value_name = "WHEN")]
     overwrite: OverwriteArg,
+    /// Write a tar archive of files and directories to standard output; DEST is -
+    #[arg(long, conflicts_with = "overwrite")]
+    tar: bool,
     /// Change nothing; say what would be done
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -57,7 +62,7 @@ impl Args {
     /// One source to one place, as the demo does it.
     pub fn of(source: &str, dest: &Path) -> Self {
         let operands = vec![source.into(), dest.into()];
-        Self { operands, overwrite: OverwriteArg::Never, dry_run: false, recursive: false }
+        Self { operands, overwrite: OverwriteArg::Never, tar: false, dry_run: false, recursive: false }
     }
 }
 
@@ -95,6 +100,14 @@ fn local_target(path: &Path) -> LocalTarget {
 /// Runs it.
 pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
     let (sources, dest) = operands(&args.operands)?;
+    if args.tar {
+        no_json(&ctx.ui, "--tar")?;
+        if dest != Some(Dest::Output) {
+            return Err(Failure::usage("--tar writes to standard output: the destination must be -")
+                .hint("bytenode get --tar bn:/DIR - > DIR.tar"));
+        }
+        return archive::run(ctx, &sources, args.dry_run).await;
+    }
     let dest = match dest {
         Some(Dest::Output) => return to_output(ctx, args, &sources).await,
         Some(Dest::Local(path)) => path,
@@ -128,11 +141,7 @@ pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
             Err(error) => report.failed(&entry.path, None, &error.into()),
         }
     }
-    let name = match sources.as_slice() {
-        [one] => one.path.name().unwrap_or("bn:/").to_owned(),
-        several => plural(several.len() as u64, "source"),
-    };
-    let drawing = progress::start(&ctx.ui, &name, Way::Get);
+    let drawing = progress::start(&ctx.ui, &named_all(&sources), Way::Get);
     let context = ctx.context(&session, drawing.watch())?;
     let options = GetOptions { overwrite: args.overwrite.into(), dry_run: args.dry_run, machine: ctx.machine() };
     let started = Instant::now();
@@ -146,10 +155,19 @@ pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
     report.finish(&summary, started.elapsed().as_secs_f64())
 }
 
+/// What progress calls it.
+fn named_all(sources: &[Typed]) -> String {
+    match sources {
+        [one] => one.path.name().unwrap_or("bn:/").to_owned(),
+        several => plural(several.len() as u64, "source"),
+    }
+}
+
 async fn to_output(ctx: &Ctx, args: &Args, sources: &[Typed]) -> Outcome<Exit> {
     no_json(&ctx.ui, "standard output as destination")?;
     let [one] = sources else {
-        return Err(Failure::usage("standard output takes one file").hint("bytenode cat bn:/A bn:/B"));
+        return Err(Failure::usage("standard output takes one file")
+            .hint("bytenode cat bn:/A bn:/B, or as an archive: bytenode get --tar bn:/A bn:/B -"));
     };
     if args.dry_run {
         let entry = entry_at(&ctx.session()?, one).await?;

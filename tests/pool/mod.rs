@@ -24,3 +24,4 @@ mod repair;
 mod resume;
 mod spread;
 mod straggling;
+mod streaming;
