@@ -23,7 +23,7 @@ const TEMPLATE: &str = "{about-with-newline}\n{usage-heading} {usage}\n\n{before
     infer_subcommands = false,
     arg_required_else_help = true,
     before_help = "Examples:\n  bytenode demo                 see it work: store, lose two nodes, get it back\n  bytenode up                   start a pool on this machine\n  bytenode put photos bn:/      store a directory\n  bytenode get bn:/photos .     get it back\n",
-    after_help = "Remote paths begin with bn:/ as in bn:/photos/a.raw. More: bytenode help paths, json, exit-codes, environment."
+    after_help = "Remote paths begin with bn:/ as in bn:/photos/a.raw. More: bytenode help paths, json, exit-codes, environment.\nSIGUSR1 (Ctrl-T on macOS and BSD) makes a command that runs say how far it is."
 )]
 pub struct Cli {
     #[command(flatten)]

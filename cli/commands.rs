@@ -131,6 +131,8 @@ pub fn run(command: Command, global: &Global, ui: &Arc<Ui>) -> Outcome<Exit> {
     let outcome = runtime.block_on(async {
         // Listened to before the command does anything.
         let signal = signals::first();
+        let (asked, started) = (ctx.ui.clone(), std::time::Instant::now());
+        signals::answer(move || asked.how_far(started.elapsed()));
         tokio::select! {
             biased;
             exit = signal => Err(Failure::signal(exit, resume)),

@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM: the first ends the command by dropping its work, the second ends the process at once.
+//! Ctrl-C and SIGTERM: the first ends the command by dropping its work, the second ends the process at once. SIGUSR1, and
+//! Ctrl-T where there is SIGINFO, ask how far it is.
 
 use crate::error::Exit;
 
@@ -34,6 +35,29 @@ pub fn first() -> impl Future<Output = Exit> {
         }
     }
 }
+
+/// Answers whenever it is asked how far the command is, from now on. Must be called on a runtime.
+#[cfg(unix)]
+pub fn answer(how_far: impl Fn() + Send + Sync + 'static) {
+    use tokio::signal::unix::{SignalKind, signal};
+    #[cfg(any(target_os = "macos", target_os = "freebsd", target_os = "netbsd", target_os = "openbsd"))]
+    let kinds = [SignalKind::user_defined1(), SignalKind::info()];
+    #[cfg(not(any(target_os = "macos", target_os = "freebsd", target_os = "netbsd", target_os = "openbsd")))]
+    let kinds = [SignalKind::user_defined1()];
+    let how_far = std::sync::Arc::new(how_far);
+    for mut asked in kinds.into_iter().filter_map(|kind| signal(kind).ok()) {
+        let how_far = how_far.clone();
+        tokio::spawn(async move {
+            while asked.recv().await.is_some() {
+                how_far();
+            }
+        });
+    }
+}
+
+/// Nobody can ask.
+#[cfg(not(unix))]
+pub fn answer(_how_far: impl Fn() + Send + 'static) {}
 
 /// Ends when the first Ctrl-C comes.
 #[cfg(not(unix))]

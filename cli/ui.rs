@@ -3,8 +3,9 @@
 //! A closed standard output is no error: what follows is dropped, and [`Ui::closed`] lets listings stop early.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -63,6 +64,8 @@ pub struct Ui {
     closed: AtomicBool,
     /// A progress line that must be lifted while something else is printed.
     bar: Mutex<Option<indicatif::ProgressBar>>,
+    /// What is under way, whether or not it is drawn.
+    under_way: Mutex<Weak<progress::Progress>>,
 }
 
 impl Ui {
@@ -75,19 +78,19 @@ impl Ui {
         };
         let may_ask = !global.no_input && io::stdin().is_terminal() && io::stderr().is_terminal();
         let (json, yes) = (global.json, global.yes);
-        Self { json, level, may_ask, yes, closed: AtomicBool::new(false), bar: Mutex::new(None) }
+        Self { level, may_ask, yes, ..Self::bare(json) }
     }
 
     /// For what is wrong with the command line itself.
     pub fn bare(json: bool) -> Self {
-        let (level, bar) = (Level::Normal, Mutex::new(None));
-        Self { json, level, may_ask: false, yes: false, closed: AtomicBool::new(false), bar }
+        let (level, closed, bar, under_way) = (Level::Normal, false.into(), Mutex::default(), Mutex::default());
+        Self { json, level, may_ask: false, yes: false, closed, bar, under_way }
     }
 
     /// The same without standard output and without results: errors and notes of what runs within go on.
     pub fn muted(&self) -> Self {
         let (level, may_ask, yes) = (self.level, self.may_ask, self.yes);
-        Self { json: true, level, may_ask, yes, closed: AtomicBool::new(true), bar: Mutex::new(None) }
+        Self { level, may_ask, yes, closed: true.into(), ..Self::bare(true) }
     }
 
     /// Whether nobody reads standard output any more.
@@ -174,14 +177,27 @@ impl Ui {
             // Nobody is left to tell when standard error fails.
             let _ = writeln!(err, "{line}");
         };
-        match &*self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        match &*self.bar.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(bar) => bar.suspend(write),
             None => write(),
         }
     }
 
     fn set_bar(&self, bar: Option<indicatif::ProgressBar>) {
-        *self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = bar;
+        *self.bar.lock().unwrap_or_else(PoisonError::into_inner) = bar;
+    }
+
+    fn set_under_way(&self, progress: &Arc<progress::Progress>) {
+        *self.under_way.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(progress);
+    }
+
+    /// Tells whoever asked how far the command is, even with `-q`: what was measured, else how long it has run.
+    pub fn how_far(&self, runs: Duration) {
+        let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        match under_way {
+            Some(progress) => self.tell(&progress.text(None, usize::MAX)),
+            None => self.tell(&format!("still at it, after {} s", runs.as_secs())),
+        }
     }
 
     /// Has a person type `name` before something is destroyed; `--yes` stands in for it. `what` completes "this will".

@@ -138,6 +138,7 @@ pub async fn put_stream(
         }
         Some(entry) => Some(entry.version.map_or(Expect::Absent, Expect::Version)),
     };
+    context.watch.event(Event::Found { files: 1, bytes: None });
     let mut putter = Putter::begin(context, options, each).await?;
     match expect {
         None => putter.unchanged(source.to_owned(), to.clone(), found.map_or(0, |entry| entry.size)),

@@ -48,6 +48,8 @@ mod node_recorded;
 #[cfg(unix)]
 mod nodes_see_nothing;
 mod pool;
+#[cfg(target_os = "linux")]
+mod progress;
 #[cfg(unix)]
 mod readme;
 #[cfg(unix)]

@@ -85,6 +85,7 @@ fn begin(ui: &Arc<Ui>, name: &str, way: Way, place: Place) -> Drawing {
         bar
     });
     ui.set_bar(bar.clone());
+    ui.set_under_way(&progress);
     let ticker = tokio::spawn(tick(progress.clone(), bar.clone()));
     Drawing { progress, bar, ticker }
 }
@@ -155,9 +156,11 @@ impl Progress {
     }
 
     /// `photos  1,204 files  3.1 GiB  57%  read 3.1  sent 9.2  verified 1.8  214 MiB/s`, and less where that is too wide.
-    fn text(&self, outcome: Option<&str>, columns: usize) -> String {
+    pub fn text(&self, outcome: Option<&str>, columns: usize) -> String {
         let counts = &self.counts;
-        let (total, done) = (get(&counts.bytes).max(self.done()), self.done());
+        // Of what has no known length there is as much as was read.
+        let read = if get(&counts.endless) > 0 { get(&counts.read) } else { 0 };
+        let (total, done) = (get(&counts.bytes).max(self.done()).max(read), self.done());
         let unit = unit_of(total);
         let (files, files_done) = (get(&counts.files), get(&counts.files_done));
         let files = if files_done == 0 || files_done >= files {
