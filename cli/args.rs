@@ -97,6 +97,8 @@ pub enum Command {
     Completion(commands::completion::Args),
     Help(commands::help::Args),
     #[command(hide = true)]
+    InternalComplete(commands::completion::Word),
+    #[command(hide = true)]
     InternalCoordinator(Internal<CoordinatorArgs>),
     #[command(hide = true)]
     InternalNode(Internal<NodeArgs>),

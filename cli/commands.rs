@@ -165,6 +165,7 @@ async fn dispatch(ctx: &Ctx, command: Command) -> Outcome<Exit> {
         Command::Mkdir(args) => mkdir::run(ctx, &args).await,
         Command::Admin(command) => admin::run(ctx, &command).await,
         Command::Doctor(args) => doctor::run(ctx, &args).await,
+        Command::InternalComplete(word) => completion::complete(ctx, &word).await,
         Command::Completion(_) | Command::Help(_) | Command::InternalCoordinator(_) | Command::InternalNode(_) => {
             unreachable!("handled before")
         }

@@ -18,6 +18,8 @@ mod cli;
 #[cfg(unix)]
 mod cli_daemon;
 #[cfg(unix)]
+mod completion;
+#[cfg(unix)]
 mod concurrency;
 mod crashes;
 #[cfg(unix)]
