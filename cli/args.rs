@@ -95,6 +95,7 @@ pub enum Command {
     Admin(commands::admin::Command),
     Doctor(commands::doctor::Args),
     Completion(commands::completion::Args),
+    Man(commands::man::Args),
     Help(commands::help::Args),
     #[command(hide = true)]
     InternalComplete(commands::completion::Word),

@@ -32,6 +32,7 @@ pub mod help;
 pub mod login;
 pub mod logout;
 pub mod ls;
+pub mod man;
 pub mod mkdir;
 pub mod mv;
 pub mod put;
@@ -118,6 +119,7 @@ impl Ctx {
 pub fn run(command: Command, global: &Global, ui: &Arc<Ui>) -> Outcome<Exit> {
     match command {
         Command::Completion(args) => return completion::run(ui, &args),
+        Command::Man(args) => return man::run(ui, &args),
         Command::Help(args) => return help::run(ui, &args),
         _ => {}
     }
@@ -166,9 +168,8 @@ async fn dispatch(ctx: &Ctx, command: Command) -> Outcome<Exit> {
         Command::Admin(command) => admin::run(ctx, &command).await,
         Command::Doctor(args) => doctor::run(ctx, &args).await,
         Command::InternalComplete(word) => completion::complete(ctx, &word).await,
-        Command::Completion(_) | Command::Help(_) | Command::InternalCoordinator(_) | Command::InternalNode(_) => {
-            unreachable!("handled before")
-        }
+        Command::Completion(_) | Command::Man(_) | Command::Help(_) => unreachable!("handled before"),
+        Command::InternalCoordinator(_) | Command::InternalNode(_) => unreachable!("handled before"),
     }
 }
 

@@ -37,6 +37,8 @@ mod kubo_unixfs;
 #[cfg(unix)]
 mod lifecycle;
 #[cfg(unix)]
+mod man;
+#[cfg(unix)]
 mod matrix_real;
 #[cfg(target_os = "linux")]
 mod memory;
