@@ -12,7 +12,7 @@ use super::coordinator::{LOCK, lock};
 use crate::api::{ApiError, ApiResult, Code};
 use crate::backup::{Backup, BackupError, Facts, Part, Passphrase};
 use crate::catalog::CatalogError;
-use crate::coordinator::backup::{LAST, examine, write_last};
+use crate::coordinator::backup::{LAST, clear, examine, make_private, write_last};
 use crate::coordinator::keys::Keys;
 use crate::seam::Seam;
 
@@ -49,8 +49,11 @@ pub fn restore(file: &Path, data: &Path, passphrase: &Passphrase) -> ApiResult<F
 /// anything was in its place, and locks it.
 fn enter(data: &Path) -> ApiResult<File> {
     let shown = data.display();
-    let made = private(fs::DirBuilder::new().recursive(true)).create(data);
-    made.map_err(|error| cannot(&format!("make {shown}"), &error))?;
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(data).map_err(|error| cannot(&format!("make {shown}"), &error))?;
     let entries = fs::read_dir(data).and_then(Iterator::collect::<io::Result<Vec<_>>>);
     let entries = entries.map_err(|error| cannot(&format!("read {shown}"), &error))?;
     if entries.iter().any(|entry| entry.file_name() != LOCK && entry.file_name() != UNFINISHED) {
@@ -60,18 +63,9 @@ fn enter(data: &Path) -> ApiResult<File> {
     let held = lock(data).map_err(|error| cannot(&format!("lock {shown}"), &error))?;
     let held = held.ok_or_else(|| ApiError::new(Code::Busy, format!("another process uses {shown}")))?;
     let unfinished = data.join(UNFINISHED);
-    let cleared = match fs::remove_dir_all(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => private(&mut fs::DirBuilder::new()).create(&unfinished),
-    };
+    let cleared = clear(&unfinished).and_then(|()| make_private(&unfinished));
     cleared.map_err(|error| cannot(&format!("write in {shown}"), &error))?;
     Ok(held)
-}
-
-fn private(builder: &mut fs::DirBuilder) -> &mut fs::DirBuilder {
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(builder, 0o700);
-    builder
 }
 
 /// Writes what the backup holds, for its owner alone, and syncs it.

@@ -349,12 +349,14 @@ pub async fn cat(
     options: &GetOptions,
     output: &mut (dyn AsyncWrite + Send + Unpin),
 ) -> ApiResult<GetSummary> {
-    let request = OpenRead { machine: options.machine.clone(), paths: vec![path.clone()] };
-    let mut session = context.api.open_read(&request).await?;
-    let file = session.files.pop().ok_or_else(|| ApiError::new(Code::Internal, "the coordinator opened nothing"))??;
-    let fetcher = Fetcher::new(context, request, &session);
-    let end = length.map_or(file.entry.size, |length| offset.saturating_add(length).min(file.entry.size));
-    let written = write_range(&fetcher, &file, offset..end, output).await;
+    let (fetcher, mut files) = open(context, vec![path.clone()], options).await?;
+    let written = match files.remove(0) {
+        Ok(file) => {
+            let end = length.map_or(file.entry.size, |length| offset.saturating_add(length).min(file.entry.size));
+            write_range(&fetcher, &file, offset..end, output).await
+        }
+        Err(error) => Err(error),
+    };
     // What was bad is reported all the more when there was nothing to take its place.
     let bad_replicas = fetcher.finish().await;
     Ok(GetSummary { files: 1, bytes: written?, bad_replicas, ..GetSummary::default() })

@@ -166,7 +166,7 @@ fn pool_rows() -> Vec<Route> {
         )
         .long(),
         route(
-            post,
+            post.clone(),
             "/gc",
             "gc",
             "Releases what nothing needs",
@@ -176,7 +176,7 @@ fn pool_rows() -> Vec<Route> {
         )
         .long(),
         route(
-            Method::POST,
+            post,
             "/adopt",
             "adopt",
             "Puts this coordinator in charge",

@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
-use super::{CatalogError, CatalogResult, micros, signed, unsigned};
+use super::{CatalogResult, micros, nodes, signed, unsigned};
 use crate::grant::Start;
 use crate::id::{PackId, PackRoot, PoolId};
 
@@ -16,10 +16,6 @@ pub struct PoolRow {
     pub pool: PoolId,
     /// How often a coordinator has started on this catalog.
     pub epoch: u64,
-    /// Names this start.
-    pub instance: [u8; 16],
-    /// Copies wanted.
-    pub replicas: u32,
     /// Why nothing may be changed.
     pub read_only: Option<String>,
 }
@@ -32,7 +28,7 @@ pub fn start_of(epoch: u64, instance: &[u8; 16]) -> Start {
 /// Raises the epoch (making the pool if there is none) and gives the row.
 ///
 /// # Errors
-/// [`CatalogError`].
+/// [`super::CatalogError`].
 pub fn start(
     c: &Connection,
     fresh: PoolId,
@@ -46,12 +42,11 @@ pub fn start(
         params![fresh.as_bytes(), instance, replicas, micros(now)],
     )?;
     c.execute("UPDATE pool SET epoch = epoch + 1, instance = ?1, replicas = ?2", params![instance, replicas])?;
-    let (pool, epoch, read_only): (Vec<u8>, i64, Option<String>) =
-        c.query_row("SELECT pool, epoch, read_only FROM pool", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let (epoch, read_only): (i64, Option<String>) =
+        c.query_row("SELECT epoch, read_only FROM pool", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let epoch = unsigned(epoch);
     note(c, &start_of(epoch, &instance))?;
-    let pool = pool.try_into().map_err(|_| CatalogError::Damaged("the pool id has another length".into()))?;
-    Ok(PoolRow { pool: PoolId::from_bytes(pool), epoch, instance, replicas, read_only })
+    Ok(PoolRow { pool: nodes::pool(c)?, epoch, read_only })
 }
 
 fn note(c: &Connection, start: &Start) -> CatalogResult<()> {
@@ -62,7 +57,7 @@ fn note(c: &Connection, start: &Start) -> CatalogResult<()> {
 /// Whether a start was made on this catalog, or is older than what was adopted.
 ///
 /// # Errors
-/// [`CatalogError`].
+/// [`super::CatalogError`].
 pub fn knows(c: &Connection, start: &Start) -> CatalogResult<bool> {
     let own = "SELECT 1 FROM start WHERE epoch = ?1 AND instance = ?2
                UNION ALL SELECT 1 FROM pool WHERE adopted > ?1";
@@ -72,7 +67,7 @@ pub fn knows(c: &Connection, start: &Start) -> CatalogResult<bool> {
 /// Which of these roots no pack of this catalog has or had.
 ///
 /// # Errors
-/// [`CatalogError`].
+/// [`super::CatalogError`].
 pub fn without_row(c: &Connection, roots: &[PackRoot]) -> CatalogResult<Vec<PackRoot>> {
     let mut statement = c.prepare_cached("SELECT 1 FROM pack WHERE root = ?1")?;
     let mut without = Vec::new();
@@ -88,7 +83,7 @@ pub fn without_row(c: &Connection, roots: &[PackRoot]) -> CatalogResult<Vec<Pack
 /// was adopted.
 ///
 /// # Errors
-/// [`CatalogError`].
+/// [`super::CatalogError`].
 pub fn accounts_for(c: &Connection, epoch: u64, pack: PackId) -> CatalogResult<bool> {
     let own = "SELECT 1 FROM spent WHERE epoch = ?1 AND pack_id = ?2
                UNION ALL SELECT 1 FROM pool WHERE adopted > ?1";
@@ -98,7 +93,7 @@ pub fn accounts_for(c: &Connection, epoch: u64, pack: PackId) -> CatalogResult<b
 /// Notes the number of a pack that gets no row.
 ///
 /// # Errors
-/// [`CatalogError`].
+/// [`super::CatalogError`].
 pub fn spend(c: &Connection, epoch: u64, pack: PackId) -> CatalogResult<()> {
     c.prepare_cached("INSERT OR IGNORE INTO spent(epoch, pack_id) VALUES (?1, ?2)")?
         .execute(params![signed(epoch), signed(pack.get())])?;
@@ -108,7 +103,7 @@ pub fn spend(c: &Connection, epoch: u64, pack: PackId) -> CatalogResult<()> {
 /// Notes the numbers of a node's packs, whose rows are about to go.
 ///
 /// # Errors
-/// [`CatalogError`].
+/// [`super::CatalogError`].
 pub fn spend_of_node(c: &Connection, node: i64) -> CatalogResult<()> {
     c.execute("INSERT OR IGNORE INTO spent(epoch, pack_id) SELECT epoch, id FROM pack WHERE node_id = ?1", [node])?;
     Ok(())
@@ -117,7 +112,7 @@ pub fn spend_of_node(c: &Connection, node: i64) -> CatalogResult<()> {
 /// Keeps this catalog from being changed, for the first reason that is given; gives the one that holds.
 ///
 /// # Errors
-/// [`CatalogError`].
+/// [`super::CatalogError`].
 pub fn turn_read_only(c: &Connection, why: &str) -> CatalogResult<String> {
     let sql = "UPDATE pool SET read_only = coalesce(read_only, ?1) RETURNING read_only";
     Ok(c.query_row(sql, [why], |row| row.get(0))?)
@@ -135,7 +130,7 @@ pub struct Highest {
 /// The number of the next pack.
 ///
 /// # Errors
-/// [`CatalogError`].
+/// [`super::CatalogError`].
 pub fn next_pack(c: &Connection) -> CatalogResult<u64> {
     Ok(unsigned(c.prepare_cached("SELECT next_pack FROM pool")?.query_row([], |row| row.get(0))?))
 }
@@ -143,7 +138,7 @@ pub fn next_pack(c: &Connection) -> CatalogResult<u64> {
 /// Sees to it that the number of the next pack is higher than this.
 ///
 /// # Errors
-/// [`CatalogError`].
+/// [`super::CatalogError`].
 pub fn rise(c: &Connection, pack: u64) -> CatalogResult<()> {
     c.prepare_cached("UPDATE pool SET next_pack = ?1 + 1 WHERE next_pack <= ?1")?.execute([signed(pack)])?;
     Ok(())
@@ -153,7 +148,7 @@ pub fn rise(c: &Connection, pack: u64) -> CatalogResult<()> {
 /// and the catalog may be changed again. Gives the new epoch.
 ///
 /// # Errors
-/// [`CatalogError`].
+/// [`super::CatalogError`].
 pub fn adopt(c: &Connection, instance: &[u8; 16], seen: Highest) -> CatalogResult<u64> {
     rise(c, seen.pack)?;
     let sql = "UPDATE pool SET epoch = max(epoch, ?1) + 1, adopted = max(epoch, ?1) + 1, read_only = NULL

@@ -44,15 +44,14 @@ pub struct NodeRow {
     pub last_seen: Option<Timestamp>,
 }
 
-/// The pool's identity, if there is one yet.
+/// The pool's identity, once there is one.
 ///
 /// # Errors
 /// [`CatalogError`].
-pub fn pool(c: &Connection) -> CatalogResult<Option<PoolId>> {
-    let found: Option<Vec<u8>> = c.query_row("SELECT pool FROM pool", [], |row| row.get(0)).optional()?;
-    let Some(pool) = found else { return Ok(None) };
+pub fn pool(c: &Connection) -> CatalogResult<PoolId> {
+    let pool: Vec<u8> = c.query_row("SELECT pool FROM pool", [], |row| row.get(0))?;
     let pool = pool.try_into().map_err(|_| CatalogError::Damaged("the pool id has another length".into()))?;
-    Ok(Some(PoolId::from_bytes(pool)))
+    Ok(PoolId::from_bytes(pool))
 }
 
 fn text<T: serde::Serialize>(value: &T) -> String {

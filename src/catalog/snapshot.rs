@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 
 use rusqlite::Connection;
 
-use super::{Catalog, CatalogError, CatalogResult, Kind, open_reader, schema, unsigned};
+use super::{Catalog, CatalogError, CatalogResult, Kind, nodes, open_reader, schema, unsigned};
 use crate::api::{ApiError, Code};
 use crate::id::PoolId;
 
@@ -61,12 +61,10 @@ pub fn examine(path: &Path) -> CatalogResult<Copied> {
         let (table, other): (String, String) = (row.get(0)?, row.get(2)?);
         return Err(CatalogError::Damaged(format!("a row of {table} needs one of {other} that is not there")));
     }
-    let pool: Vec<u8> = c.query_row("SELECT pool FROM pool", [], |row| row.get(0))?;
-    let pool = pool.try_into().map_err(|_| CatalogError::Damaged("the pool id has another length".into()))?;
     let count = |sql: &str| c.query_row(sql, [], |row| row.get(0)).map(unsigned);
     Ok(Copied {
         version: version as u64,
-        pool: PoolId::from_bytes(pool),
+        pool: nodes::pool(&c)?,
         files: count("SELECT count(*) FROM entry WHERE version_id IS NOT NULL")?,
         chunks: count("SELECT count(*) FROM chunk")?,
     })

@@ -179,15 +179,16 @@ impl Write for Pieces<'_> {
     }
 }
 
-/// Removes the directory of a copy, if there is one.
-fn clear(work: &Path) -> io::Result<()> {
+/// Removes a directory with all that is in it, if there is one.
+pub(crate) fn clear(work: &Path) -> io::Result<()> {
     match std::fs::remove_dir_all(work) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-fn make_private(dir: &Path) -> io::Result<()> {
+/// Makes a directory for its owner alone.
+pub(crate) fn make_private(dir: &Path) -> io::Result<()> {
     let mut builder = std::fs::DirBuilder::new();
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);

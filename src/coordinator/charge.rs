@@ -135,9 +135,7 @@ impl Coordinator {
         }
         let compared = async {
             self.compare_start(member, shown).await?;
-            let mut roots = Vec::new();
-            member.node.list_packs(&mut |root| roots.push(root)).await.map_err(Unasked::Node)?;
-            self.compare_packs(member, roots).await?;
+            self.compare_packs(member, listed(member).await?).await?;
             if self.read_only().is_some() {
                 return Ok(false);
             }
@@ -239,9 +237,7 @@ impl Coordinator {
     async fn look_at_charge(&self, member: &Member) -> Result<Shown, Unasked> {
         member.probe().await.map_err(Unasked::Node)?;
         let start = self.connect.shown(&member.row).await.map_err(Unasked::Node)?;
-        let mut roots = Vec::new();
-        member.node.list_packs(&mut |root| roots.push(root)).await.map_err(Unasked::Node)?;
-        Ok(Shown { start, strangers: self.strangers(member, roots).await? })
+        Ok(Shown { start, strangers: self.strangers(member, listed(member).await?).await? })
     }
 
     /// Puts this coordinator in charge, over all that the nodes show; all of them are asked, but those that are left out
@@ -304,6 +300,13 @@ impl Coordinator {
         // Another coordinator that is still at work shows at once.
         self.may_change()
     }
+}
+
+/// The roots of all packs that a node protects.
+async fn listed(member: &Member) -> Result<Vec<PackRoot>, Unasked> {
+    let mut roots = Vec::new();
+    member.node.list_packs(&mut |root| roots.push(root)).await.map_err(Unasked::Node)?;
+    Ok(roots)
 }
 
 /// Why a comparison came to no end.

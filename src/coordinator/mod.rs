@@ -221,7 +221,7 @@ impl Coordinator {
         let Parts { catalog, seam, keys, policy, connect, machine } = parts;
         let (fresh, instance) = (PoolId::from_bytes(seam.bytes()), seam.bytes());
         let (replicas, now) = (policy.replicas, seam.now());
-        let PoolRow { pool, epoch, instance, read_only, .. } =
+        let PoolRow { pool, epoch, read_only } =
             catalog.write(move |c| in_charge::start(c, fresh, instance, replicas, now)).await?;
         let charge = Charge::new(epoch, now, policy.grant, read_only);
         connect.serve(&charge.introduce(pool, keys.signing().public(), instance));

@@ -124,9 +124,12 @@ impl Coordinator {
     async fn tell_node(&self, node: i64, packs: Vec<PackRow>) -> Vec<(PackRow, bool)> {
         let each = |told: bool| move |pack| (pack, told);
         let Some(member) = self.nodes.get(node) else { return packs.into_iter().map(each(true)).collect() };
-        let answers = member.agrees() || self.ask(&member).await.is_ok();
         // Another behind its address would say that it does not have them.
-        if !answers || self.node_answer(&member, member.is_itself().await).is_none() || !self.may_drop(&member) {
+        let itself = match member.agrees() {
+            true => member.is_itself().await,
+            false => self.ask(&member).await.map(drop),
+        };
+        if self.node_answer(&member, itself).is_none() || !self.may_drop(&member) {
             return packs.into_iter().map(each(false)).collect();
         }
         let told = packs.into_iter().map(|pack| {
