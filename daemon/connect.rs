@@ -20,7 +20,7 @@ use crate::id::{NodeId, PoolId};
 use crate::machine::is_loopback;
 use crate::node::builtin::identity::Seen;
 use crate::node::http::{Credential, HttpNode, HttpNodeOptions, Limits};
-use crate::node::probe::{IMPOSTOR_HINT, ProbeOptions, Probed, parse_address, probe};
+use crate::node::probe::{IMPOSTOR_HINT, ProbeOptions, Probed, find_risks, parse_address, probe};
 use crate::node::{GrantToken, NodeError, NodeFailure, SharedNode};
 use crate::seam::Seam;
 
@@ -253,6 +253,27 @@ impl Connect for HttpConnect {
             (row, secret)
         });
         Ok(Examined { checks, node })
+    }
+
+    async fn risks(&self, row: &NodeRow, secret: &NodeSecret) -> Vec<NodeCheck> {
+        if row.kind != NodeKind::Kubo {
+            return Vec::new();
+        }
+        let node = HttpNode::new(HttpNodeOptions {
+            name: row.name.clone(),
+            expected_id: Some(row.id.clone()),
+            kind: row.kind,
+            url: row.url.clone(),
+            gateway: String::new(),
+            credential: self.credential(row.kind, &row.id, secret),
+            limits: self.limits,
+            seam: self.seam.clone(),
+        });
+        match node {
+            Ok(node) => find_risks(&node, &row.url).await,
+            // It cannot be asked at all, which its state says.
+            Err(_) => Vec::new(),
+        }
     }
 
     async fn shown(&self, row: &NodeRow) -> Result<Option<Start>, NodeError> {

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Api, ApiResult, NodeKind, Page};
+use crate::api::{Api, ApiResult, NodeAddress, NodeKind, Page};
 use crate::backup::Passphrase;
 use crate::id::{ChunkId, NodeId};
 use crate::node::GrantToken;
@@ -29,6 +29,9 @@ pub struct WhoAmI {
     pub pool: crate::id::PoolId,
     /// Version of the coordinator.
     pub version: String,
+    /// The coordinator's clock; unknown from one of an older version.
+    #[serde(default)]
+    pub clock: Option<Timestamp>,
 }
 
 /// What a user may do.
@@ -206,6 +209,43 @@ pub struct NodeInfo {
     pub last_seen: Option<Timestamp>,
     /// What it runs.
     pub version: Option<String>,
+    /// Bytes that it can still take, as it said when it was asked last; unknown until then.
+    #[serde(default)]
+    pub free_bytes: Option<u64>,
+    /// Milliseconds by which its clock was ahead of the coordinator's (negative: behind) when it was asked last; it tells
+    /// whole seconds. Unknown where it does not tell.
+    #[serde(default)]
+    pub clock_skew_ms: Option<i64>,
+}
+
+/// How one client reaches a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+pub struct NodeWay {
+    /// Where a put or get of that client would go.
+    pub address: NodeAddress,
+    /// Whether that is through the coordinator.
+    pub relayed: bool,
+}
+
+/// What can go wrong on a node that works.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+pub struct NodeRisks {
+    /// The node's name.
+    pub node: String,
+    /// What was found, fine or not; nothing for a node of which nothing is known to go wrong, or that does not answer.
+    pub checks: Vec<NodeCheck>,
+}
+
+/// The catalog, and the disk that it is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+pub struct CatalogDisk {
+    /// Bytes of the catalog.
+    pub catalog_bytes: u64,
+    /// Bytes that its disk has free for it.
+    pub free_bytes: u64,
 }
 
 /// Asks for health.
@@ -369,6 +409,9 @@ pub struct Status {
     /// Of which moment the last backup of the coordinator is that was kept.
     #[serde(default)]
     pub backed_up: Option<Timestamp>,
+    /// The room for the catalog; told to admins, where it is on a disk of which that can be known.
+    #[serde(default)]
+    pub disk: Option<CatalogDisk>,
 }
 
 /// A backup, sealed, piece by piece; whole only if no piece is an error and [`crate::backup::Backup`] opens it.
@@ -454,6 +497,10 @@ pub trait Admin: Send + Sync {
     async fn status(&self) -> ApiResult<Status>;
     /// All nodes, asked just now.
     async fn nodes(&self) -> ApiResult<Vec<NodeInfo>>;
+    /// How a client on `machine` (as in [`crate::api::BeginPut`]) reaches each node. Asks none of them.
+    async fn ways(&self, machine: &str) -> ApiResult<Vec<NodeWay>>;
+    /// What can go wrong on each node that works, asked just now and without changing anything; ends within ten seconds.
+    async fn risks(&self) -> ApiResult<Vec<NodeRisks>>;
     /// Tests a node wholly, and registers it unless a step failed or it is a dry run.
     async fn node_add(&self, request: &NodeAdd) -> ApiResult<NodeReport>;
     /// Tests a registered node wholly.

@@ -14,8 +14,8 @@ use reqwest::Method;
 use serde::Serialize;
 
 use crate::admin::{
-    Admin, Adopt, Adopted, ChunkRow, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo, NodeReport,
-    SealedBackup, Status, Swept, WhoAmI,
+    Admin, Adopt, Adopted, ChunkRow, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo, NodeReport, NodeRisks,
+    NodeWay, SealedBackup, Status, Swept, WhoAmI,
 };
 use crate::api::{
     Api, ApiError, ApiResult, BadCopy, BeginPut, ChunksPlanned, Code, CommitFiles, Committed, Entry, ListRequest,
@@ -215,6 +215,18 @@ impl Admin for Client {
 
     async fn nodes(&self) -> ApiResult<Vec<NodeInfo>> {
         let answer: wire::Nodes = self.send(get(&["nodes"])).await?;
+        Ok(answer.nodes)
+    }
+
+    async fn ways(&self, machine: &str) -> ApiResult<Vec<NodeWay>> {
+        let answer: wire::Ways = self.send(get(&["ways"]).query("machine", machine)).await?;
+        let mut ways = answer.ways;
+        ways.iter_mut().for_each(|way| self.resolve(std::slice::from_mut(&mut way.address)));
+        Ok(ways)
+    }
+
+    async fn risks(&self) -> ApiResult<Vec<NodeRisks>> {
+        let answer: wire::Risks = self.send(get(&["risks"])).await?;
         Ok(answer.nodes)
     }
 

@@ -8,13 +8,16 @@ use serde_json::Value;
 use crate::support::cluster::{Cluster, Guarded};
 
 /// A node that ends with the value.
-struct Extra {
+pub(crate) struct Extra {
     _process: Guarded,
-    url: String,
-    data: PathBuf,
+    /// Where it serves.
+    pub url: String,
+    /// Where it keeps its data.
+    pub data: PathBuf,
 }
 
-fn extra(user: &Cluster, name: &str, listen: &str) -> Extra {
+/// Starts one.
+pub(crate) fn extra(user: &Cluster, name: &str, listen: &str) -> Extra {
     let data = user.work().join(name);
     let mut command = user.command(&["internal-node", "--listen", listen, "--stop-on-eof", "--data"]);
     command.arg(&data).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());

@@ -25,6 +25,8 @@ mod crashes;
 #[cfg(unix)]
 mod demo;
 #[cfg(unix)]
+mod doctor;
+#[cfg(unix)]
 mod exits;
 mod fuzz;
 #[cfg(unix)]

@@ -8,7 +8,7 @@ use super::input::{At, Body, Check, NodeName, Query, short};
 use super::{Caller, Done, Json, Route, Streamed, route};
 use crate::admin::{Adopt, HealthRequest, NodeAdd};
 use crate::api::ApiError;
-use crate::client::wire::{BackupKept, BackupRequest, GcRequest, Nodes, TokenRequest};
+use crate::client::wire::{BackupKept, BackupRequest, GcRequest, Nodes, Risks, TokenRequest, Ways};
 
 /// Says how a node is forgotten.
 #[derive(Deserialize, IntoParams)]
@@ -25,6 +25,20 @@ struct ForgetQuery {
 impl Check for ForgetQuery {
     fn check(&self) -> Result<(), ApiError> {
         Ok(())
+    }
+}
+
+/// Says who asks for the way to the nodes.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct WaysQuery {
+    /// Names the client's machine and its current start.
+    machine: String,
+}
+
+impl Check for WaysQuery {
+    fn check(&self) -> Result<(), ApiError> {
+        short(&self.machine, "the machine's name")
     }
 }
 
@@ -79,6 +93,7 @@ type Named = At<NodeName>;
 
 pub(super) fn rows() -> Vec<Route> {
     let mut rows = account_rows();
+    rows.extend(look_rows());
     rows.extend(pool_rows());
     rows.extend(backup_rows());
     rows
@@ -121,16 +136,30 @@ fn account_rows() -> Vec<Route> {
     ]
 }
 
-fn pool_rows() -> Vec<Route> {
-    let (get, post, delete) = (Method::GET, Method::POST, Method::DELETE);
+fn look_rows() -> Vec<Route> {
+    let get = Method::GET;
     vec![
+        route(get.clone(), "/nodes", "nodes", "Lists the nodes", |caller: Caller, (): ()| async move {
+            caller.nodes().await.map(|nodes| Json(Nodes { nodes }))
+        }),
         route(
-            get,
-            "/nodes",
-            "nodes",
-            "Lists the nodes",
-            |caller: Caller, (): ()| async move { caller.nodes().await.map(|nodes| Json(Nodes { nodes })) },
+            get.clone(),
+            "/ways",
+            "ways",
+            "Says how a client reaches the nodes",
+            |caller: Caller, Query(query): Query<WaysQuery>| async move {
+                caller.ways(&query.machine).await.map(|ways| Json(Ways { ways }))
+            },
         ),
+        route(get, "/risks", "risks", "Says what can go wrong on the nodes", |caller: Caller, (): ()| async move {
+            caller.risks().await.map(|nodes| Json(Risks { nodes }))
+        }),
+    ]
+}
+
+fn pool_rows() -> Vec<Route> {
+    let (post, delete) = (Method::POST, Method::DELETE);
+    vec![
         route(
             post.clone(),
             "/nodes",

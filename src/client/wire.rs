@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::admin::NodeInfo;
+use crate::admin::{NodeInfo, NodeRisks, NodeWay};
 use jiff::Timestamp;
 
 use crate::api::{BadCopy, Committed, Entry};
@@ -116,6 +116,22 @@ pub struct CommittedFiles {
 pub struct Nodes {
     /// Each as it answered just now.
     pub nodes: Vec<NodeInfo>,
+}
+
+/// How a client reaches the nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+pub struct Ways {
+    /// One for each.
+    pub ways: Vec<NodeWay>,
+}
+
+/// What can go wrong on the nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+pub struct Risks {
+    /// Each as it answered just now.
+    pub nodes: Vec<NodeRisks>,
 }
 
 /// An error on the wire (RFC 9457).

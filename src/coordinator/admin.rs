@@ -11,7 +11,7 @@ use super::sweep::Until;
 use super::{Coordinator, LocalSession, internal};
 use crate::admin::{
     Access, Action, Admin, Adopt, Adopted, ChunkRow, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo,
-    NodeReport, SealedBackup, Status, Swept, WhoAmI,
+    NodeReport, NodeRisks, NodeWay, SealedBackup, Status, Swept, WhoAmI,
 };
 use crate::api::{ApiError, ApiResult, Code, Kind, MAX_FILES, Page};
 use crate::backup::Passphrase;
@@ -44,11 +44,18 @@ impl Coordinator {
             latency_ms: seen.latency.map(|latency| u64::try_from(latency.as_millis()).unwrap_or(u64::MAX)),
             last_seen: member.row.last_seen,
             version: seen.version,
+            free_bytes: seen.free_bytes,
+            clock_skew_ms: seen.clock_skew.map(|skew| i64::try_from(skew.as_millis()).unwrap_or(i64::MAX)),
         })
     }
 
     async fn infos(&self) -> ApiResult<Vec<NodeInfo>> {
         self.ask_nodes().await;
+        self.last_infos().await
+    }
+
+    /// The nodes as they were when they were asked last.
+    async fn last_infos(&self) -> ApiResult<Vec<NodeInfo>> {
         let mut infos = Vec::new();
         for member in self.nodes.all() {
             infos.push(self.info(&member).await?);
@@ -151,8 +158,9 @@ impl Coordinator {
 
     /// The pool as a whole, and the files of one vault, or of all.
     async fn status(&self, vault: Option<i64>) -> ApiResult<Status> {
-        let nodes = self.infos().await?;
+        // This asks every node, which takes its time where one hangs: not twice.
         let (found, _) = self.diagnose(&Check::default()).await?;
+        let nodes = self.last_infos().await?;
         let (files, bytes) = self.read(move |c| files::totals(c, vault)).await?;
         Ok(Status {
             usable_bytes: usable(&nodes, self.policy.replicas),
@@ -164,6 +172,7 @@ impl Coordinator {
             oldest_verified: found.oldest.map(crate::catalog::time),
             read_only: self.read_only(),
             backed_up: self.backups.last(),
+            disk: None,
             nodes,
         })
     }
@@ -226,6 +235,7 @@ impl Admin for LocalSession {
             token: self.token.clone(),
             pool: self.coordinator.pool,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            clock: Some(self.coordinator.seam.now()),
         })
     }
 
@@ -271,7 +281,8 @@ impl Admin for LocalSession {
 
     async fn status(&self) -> ApiResult<Status> {
         if self.is_admin() {
-            return self.coordinator.status(None).await;
+            let disk = self.coordinator.catalog_disk().await?;
+            return Ok(Status { disk, ..self.coordinator.status(None).await? });
         }
         let mut status = self.coordinator.status(Some(self.user.vault)).await?;
         for node in status.nodes.iter_mut().filter(|node| node.access == Access::Relay) {
@@ -283,6 +294,15 @@ impl Admin for LocalSession {
     async fn nodes(&self) -> ApiResult<Vec<NodeInfo>> {
         self.must_be_admin()?;
         self.coordinator.infos().await
+    }
+
+    async fn ways(&self, machine: &str) -> ApiResult<Vec<NodeWay>> {
+        self.coordinator.ways(machine)
+    }
+
+    async fn risks(&self) -> ApiResult<Vec<NodeRisks>> {
+        self.must_be_admin()?;
+        Ok(self.coordinator.risks().await)
     }
 
     async fn node_add(&self, request: &NodeAdd) -> ApiResult<NodeReport> {

@@ -12,6 +12,7 @@ use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
 
+use super::checkup::clock_skew;
 use super::registry::{Member, Stranger};
 use super::{Coordinator, Introduction};
 use crate::admin::{Adopt, Adopted, AdoptedNode};
@@ -114,7 +115,9 @@ impl Coordinator {
     /// # Errors
     /// Whatever keeps it from being used. That another one is in charge is none: it turns the coordinator read-only.
     pub(super) async fn ask(&self, member: &Member) -> Result<NodeStatus, NodeError> {
+        let before = self.seam.now();
         let status = member.probe().await?;
+        member.set_clock_skew(status.clock.map(|told| clock_skew(told, before, self.seam.now())));
         if let Err(error) = self.agree(member).await {
             tracing::debug!(%error, "who is in charge");
             member.failed(&error);

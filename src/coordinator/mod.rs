@@ -7,6 +7,7 @@
 mod admin;
 pub mod backup;
 mod charge;
+mod checkup;
 mod clock;
 mod commit;
 mod health;
@@ -140,6 +141,10 @@ pub trait Connect: Send + Sync {
     /// Tests a node wholly and, unless it is a dry run, introduces the pool to it. One that is registered already must be
     /// the `expected` one.
     async fn examine(&self, request: &NodeAdd, expected: Option<&NodeId>, pool: &Introduction) -> ApiResult<Examined>;
+    /// What can go wrong on a node that works; changes nothing on it. Nothing for kinds of which nothing is known.
+    async fn risks(&self, _row: &NodeRow, _secret: &NodeSecret) -> Vec<NodeCheck> {
+        Vec::new()
+    }
     /// Asks a node which start it was told of last; nothing where its kind does not remember.
     async fn shown(&self, row: &NodeRow) -> Result<Option<Start>, NodeError>;
     /// Tells a node of a start, which it remembers if its epoch is higher than that of the last; gives that one.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use tokio::time::Instant;
 
 use crate::admin::NodeState;
@@ -50,6 +51,7 @@ struct Now {
     pending_bytes: u64,
     used_bytes: u64,
     version: Option<String>,
+    clock_skew: Option<SignedDuration>,
 }
 
 /// A copy of a member's state.
@@ -73,6 +75,8 @@ pub struct Seen {
     pub used_bytes: u64,
     /// What it runs.
     pub version: Option<String>,
+    /// How far its clock was ahead of this one.
+    pub clock_skew: Option<SignedDuration>,
 }
 
 impl Member {
@@ -120,6 +124,11 @@ impl Member {
             Err(error) => self.failed(error),
         }
         asked
+    }
+
+    /// Remembers how far its clock is ahead; nothing where it does not tell.
+    pub fn set_clock_skew(&self, skew: Option<SignedDuration>) {
+        self.lock().clock_skew = skew;
     }
 
     /// Asks a node who it is that does not prove it with every call (a built-in node does): its address may lead to
@@ -219,6 +228,7 @@ impl Member {
             free_bytes: now.free_bytes,
             used_bytes: now.used_bytes,
             version: now.version,
+            clock_skew: now.clock_skew,
         }
     }
 }

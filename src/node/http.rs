@@ -152,6 +152,19 @@ impl HttpNode {
         Ok(self.json(call).await.map_err(|failure| self.at(failure))?.0)
     }
 
+    /// Asks it who it is, with its credential. A built-in node that is expected proves it on the way.
+    ///
+    /// # Errors
+    /// As every call; [`NodeFailure::OtherIdentity`] for another one than was expected.
+    pub async fn who(&self) -> Result<NodeId, NodeError> {
+        let said: wire::Identity = self.ask_json("id").await?;
+        let found = node_id(&said.id).map_err(|failure| self.at(failure))?;
+        if self.expected_id.as_ref().is_some_and(|expected| *expected != found) {
+            return Err(self.at(NodeFailure::OtherIdentity { found }));
+        }
+        Ok(found)
+    }
+
     /// Has a built-in node prove for this number, drawn elsewhere, who it is.
     ///
     /// # Errors

@@ -29,6 +29,9 @@ const MAX_SKEW: SignedDuration = SignedDuration::from_mins(5);
 pub const IMPOSTOR_HINT: &str = "see what listens at its address, and on which machine; a built-in node of an older \
                                  version proves nothing: update it";
 
+/// What to do about a Kubo that is too old.
+pub const OLD_KUBO_HINT: &str = "install Kubo 0.33 or later and restart it";
+
 /// What to test.
 #[derive(Debug, Clone)]
 pub struct ProbeOptions {
@@ -84,6 +87,24 @@ pub async fn probe(options: &ProbeOptions) -> Probe {
     let node = run(options, &mut checks).await;
     let passed = checks.0.iter().all(|check| check.result != CheckResult::Failed);
     Probe { checks: checks.0, node: node.filter(|_| passed) }
+}
+
+/// What can go wrong on a Kubo that is registered; writes nothing to it. Nothing where it does not answer.
+pub async fn find_risks(node: &HttpNode, url: &str) -> Vec<NodeCheck> {
+    let mut checks = Checks::default();
+    if let Ok(status) = node.status().await
+        && kubo_version(&mut checks, node).await.is_some()
+    {
+        risks::find(&mut checks, node, url, status.free_bytes).await;
+    }
+    checks.0
+}
+
+/// Whether a version of Kubo, like `0.42.0` or `0.43.0-rc1`, can be used; nothing for what is no version.
+pub fn is_usable_kubo(version: &str) -> Option<bool> {
+    let mut numbers = version.split(['.', '-']).map(|part| part.parse::<u64>().ok());
+    let (major, minor) = (numbers.next()??, numbers.next()??);
+    Some((major, minor) >= OLDEST_KUBO)
 }
 
 /// The findings so far.
@@ -193,20 +214,24 @@ async fn reach(checks: &mut Checks, rpc: &HttpNode, url: &str) -> Option<NodeKin
         checks.ok("version", format!("built-in node {}", short(version)));
         return Some(NodeKind::Builtin);
     }
+    kubo_version(checks, rpc).await
+}
+
+/// The step `version` of what does not say to be a built-in node.
+async fn kubo_version(checks: &mut Checks, rpc: &HttpNode) -> Option<NodeKind> {
     let version: serde_json::Value = rpc.ask_json("version").await.unwrap_or_default();
     let version = version["Version"].as_str().unwrap_or_default();
-    let mut numbers = version.split(['.', '-']).map(|part| part.parse::<u64>().ok());
-    match (numbers.next().flatten(), numbers.next().flatten()) {
-        (Some(major), Some(minor)) if (major, minor) >= OLDEST_KUBO => {
+    match is_usable_kubo(version) {
+        Some(true) => {
             checks.ok("version", format!("kubo {}", short(version)));
             Some(NodeKind::Kubo)
         }
-        (Some(_), Some(_)) => {
-            let hint = "install Kubo 0.33 or later and restart it".to_owned();
-            checks.failed("version", format!("kubo {} is older than 0.33", short(version)), Some(hint));
+        Some(false) => {
+            let message = format!("kubo {} is older than 0.33", short(version));
+            checks.failed("version", message, Some(OLD_KUBO_HINT.to_owned()));
             None
         }
-        _ => {
+        None => {
             checks.failed("version", "it is neither Kubo nor a built-in node", None);
             None
         }

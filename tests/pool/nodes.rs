@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytenode::admin::{Admin, NodeState};
+use bytenode::admin::{Admin, NodeState, NodeWay};
 use bytenode::api::Code;
 use bytenode::coordinator::keys::NodeSecret;
 use bytenode::node::GrantToken;
@@ -60,7 +60,7 @@ async fn a_node_that_is_refused_leaves_no_secret() {
 /// `status` and `check` refused whoever was no admin.
 #[tokio::test(start_paused = true)]
 async fn a_user_sees_the_pool_and_own_files_alone() {
-    let pool = Pool::new(Setup::builtin(3)).await;
+    let pool = Pool::new(Setup { file: true, ..Setup::builtin(3) }).await;
     pool.admin.put("bn:/a", &bytes(1, 2 * MIB)).await;
     let user = pool.user("eve").await;
     user.put("bn:/mine", &bytes(2, 1000)).await;
@@ -69,4 +69,11 @@ async fn a_user_sees_the_pool_and_own_files_alone() {
     assert_eq!(status.verdict, bytenode::admin::Verdict::Healthy);
     assert_eq!(pool.admin.session.status().await.unwrap().files, 2);
     assert_eq!(user.session.nodes().await.unwrap_err().code, Code::NotAllowed);
+    assert_eq!(user.session.risks().await.unwrap_err().code, Code::NotAllowed);
+    let names = |ways: Vec<NodeWay>| ways.into_iter().map(|way| (way.address.name, way.relayed)).collect::<Vec<_>>();
+    assert_eq!(names(user.session.ways("elsewhere").await.unwrap()).len(), 3);
+    assert_eq!(user.session.ways(&"x".repeat(10_000)).await.unwrap_err().code, Code::Usage);
+    // The machine's disk is the admin's business.
+    let disks = [user.session.status().await.unwrap().disk, pool.admin.session.status().await.unwrap().disk];
+    assert!(disks[0].is_none() && disks[1].is_some_and(|disk| disk.catalog_bytes > 0), "{disks:?}");
 }

@@ -20,6 +20,8 @@ pub enum Spoil {
     Flip { first: u64, every: u64 },
     /// This byte is left out.
     Drop(u64),
+    /// Times that are told are so many seconds later: the header `Date`, and `clock` in JSON.
+    Clock(i64),
 }
 
 /// The proxy.
@@ -156,6 +158,7 @@ impl Shared {
                     piece.remove((at - passed) as usize);
                 }
                 Some(Spoil::Drop(_)) => {}
+                Some(Spoil::Clock(seconds)) => shift_times(&mut piece, seconds),
             }
             passed += got;
             to.write_all(&piece)?;
@@ -172,6 +175,23 @@ impl Shared {
             }
             let left = left.unwrap_or(Duration::from_secs(3600));
             state = self.changed.wait_timeout(state, left).unwrap().0;
+        }
+    }
+}
+
+/// Makes times later that are whole in a piece; its length stays.
+fn shift_times(piece: &mut [u8], seconds: i64) {
+    type Form = (&'static [u8], &'static str, usize);
+    const FORMS: [Form; 2] = [(b"date: ", "%a, %d %b %Y %H:%M:%S GMT", 29), (b"\"clock\":\"", "%Y-%m-%dT%H:%M:%S", 19)];
+    for (before, form, length) in FORMS {
+        let starts: Vec<usize> = (0..piece.len()).filter(|at| piece[*at..].starts_with(before)).collect();
+        for start in starts.into_iter().map(|at| at + before.len()) {
+            let Some(text) = piece.get(start..start + length).and_then(|text| std::str::from_utf8(text).ok()) else {
+                continue;
+            };
+            let told = jiff::civil::DateTime::strptime(form, text).unwrap();
+            let later = told.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap();
+            piece[start..start + length].copy_from_slice(later.strftime(form).to_string().as_bytes());
         }
     }
 }

@@ -1,8 +1,9 @@
 //! One value of everything that goes over the wire, with every variant and every odd character somewhere.
 
 use crate::admin::{
-    Access, Action, Adopt, Adopted, AdoptedNode, CheckResult, ChunkRow, Do, Finding, FindingKind, Gc, HealthReport,
-    HealthRequest, NewToken, NodeAdd, NodeCheck, NodeInfo, NodeReport, NodeState, Role, Status, Swept, Verdict, WhoAmI,
+    Access, Action, Adopt, Adopted, AdoptedNode, CatalogDisk, CheckResult, ChunkRow, Do, Finding, FindingKind, Gc,
+    HealthReport, HealthRequest, NewToken, NodeAdd, NodeCheck, NodeInfo, NodeReport, NodeRisks, NodeState, NodeWay,
+    Role, Status, Swept, Verdict, WhoAmI,
 };
 use crate::api::{
     ApiError, Append, BadCopy, BeginPut, Blob, ChunkDesc, ChunksPlanned, Code, CommitFile, CommitFiles, Committed,
@@ -254,6 +255,7 @@ pub(super) fn whoami() -> WhoAmI {
         token: "id".to_owned(),
         pool: PoolId::from_bytes([3; 16]),
         version: "0.1.0".to_owned(),
+        clock: Some(time()),
     }
 }
 
@@ -283,6 +285,8 @@ pub(super) fn node_info() -> NodeInfo {
         latency_ms: Some(5),
         last_seen: Some(time()),
         version: Some("kubo 0.43.1".to_owned()),
+        free_bytes: Some(6),
+        clock_skew_ms: Some(-7),
     }
 }
 
@@ -298,7 +302,19 @@ pub(super) fn status() -> Status {
         oldest_verified: Some(time()),
         read_only: Some("another coordinator".to_owned()),
         backed_up: Some(time()),
+        disk: Some(CatalogDisk { catalog_bytes: 1, free_bytes: u64::MAX }),
     }
+}
+
+pub(super) fn ways() -> Vec<NodeWay> {
+    let url = "http://10.0.0.1:5001".to_owned();
+    let (id, name, kind) = (node(), NODE_NAME.to_owned(), NodeKind::Kubo);
+    let address = NodeAddress { id, name, kind, gateway: url.clone(), url, authorization: Some(secret("bearer:y")) };
+    vec![NodeWay { address, relayed: false }]
+}
+
+pub(super) fn risks() -> Vec<NodeRisks> {
+    vec![NodeRisks { node: NODE_NAME.to_owned(), checks: node_report().checks }]
 }
 
 pub(super) fn node_add() -> NodeAdd {

@@ -51,6 +51,8 @@ async fn call_admin(client: &Client) -> Outcomes {
         ("chunk_rows", client.chunk_rows(&path, cursor, 7).await.map(same(fixture::chunk_rows()))),
         ("status", client.status().await.map(same(fixture::status()))),
         ("nodes", client.nodes().await.map(same(vec![fixture::node_info()]))),
+        ("ways", client.ways(name).await.map(same(fixture::ways()))),
+        ("risks", client.risks().await.map(same(fixture::risks()))),
         ("node_add", client.node_add(&fixture::node_add()).await.map(same(report()))),
         ("node_test", client.node_test(name).await.map(same(report()))),
         ("node_remove", client.node_remove(name, true, false).await.map(same(fixture::health_report()))),

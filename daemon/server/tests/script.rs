@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use super::fixture;
 use crate::admin::{
     Admin, Adopt, Adopted, ChunkRow, Gate, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo, NodeReport,
-    SealedBackup, Session, Status, Swept, WhoAmI,
+    NodeRisks, NodeWay, SealedBackup, Session, Status, Swept, WhoAmI,
 };
 use crate::api::{
     Api, ApiError, ApiResult, BadCopy, BeginPut, ChunksPlanned, Code, CommitFiles, Committed, Entry, ListRequest,
@@ -155,6 +155,12 @@ impl Admin for Script {
     }
     async fn nodes(&self) -> ApiResult<Vec<NodeInfo>> {
         self.answer("nodes", true, vec![fixture::node_info()])
+    }
+    async fn ways(&self, machine: &str) -> ApiResult<Vec<NodeWay>> {
+        self.answer("ways", machine == fixture::NODE_NAME, fixture::ways())
+    }
+    async fn risks(&self) -> ApiResult<Vec<NodeRisks>> {
+        self.answer("risks", true, fixture::risks())
     }
     async fn node_add(&self, request: &NodeAdd) -> ApiResult<NodeReport> {
         self.answer("node_add", request == &fixture::node_add(), fixture::node_report())
