@@ -87,7 +87,7 @@ fn a_lost_coordinator_comes_back() {
     user.ok(&["put", "tree", "bn:/"]);
     user.ok(&["put", "--public", "plain", "bn:/"]);
     let never = user.ok(&["doctor"]).text();
-    assert!(never.contains("risk  backup:         none was ever made"), "{never}");
+    assert!(never.contains("risk  backup:          none was ever made"), "{never}");
     assert!(never.contains("loses everything") && never.contains("0 3 * * * "), "{never}");
     let told = user.ok(&["admin", "backup", "--passphrase-file", "secret", "b"]).stderr;
     assert!(told.starts_with("Backed up the coordinator of 6 files"), "{told}");

@@ -49,7 +49,29 @@ fn masked(user: &Cluster, ran: &Ran) -> String {
 fn a_pool_that_is_well() {
     let user = Cluster::up(3);
     let ran = user.ok(&["doctor"]);
-    insta::assert_snapshot!(masked(&user, &ran), @"");
+    insta::assert_snapshot!(masked(&user, &ran), @r"
+    ok    configuration:   HOME/config/bytenode/config.toml (there is none, and none is needed)
+    ok    credentials:     HOME/state/bytenode/credentials.toml
+    ok    state:           HOME/state/bytenode is yours alone
+    ok    logs:            HOME/state/bytenode/log
+    ok    open files:      N at once
+    ok    processes:       all that up started run
+    ok    coordinator:     answers in N ms; signed in as admin
+    ok    version:         N.N.N, here and there
+    ok    clock:           within N s of the coordinator's
+    ok    charge:          the coordinator takes changes
+    ok    catalog disk:    N.N GiB free; the catalog has N.N KiB
+    ok    nodes:           N for N copies each
+    risk  zones:           all nodes share one machine, and its fate
+          add nodes on other machines: bytenode admin node add URL
+    ok    room:            N.N GiB more at N copies each
+    ok    node nN:         online, N.N.N, reached in N ms, clock within N s, N% full
+    ok    node nN:         online, N.N.N, reached in N ms, clock within N s, N% full
+    ok    node nN:         online, N.N.N, reached in N ms, clock within N s, N% full
+    risk  backup:          none was ever made; losing the coordinator's directory without one loses everything
+          each night, from cron: N N * * * bytenode admin backup -q --passphrase-file ~/backup.passphrase /mnt/other/bytenode-$(date +\%F)
+    ok    copies:          every chunk has its copies
+    ");
     assert!(ran.stderr.ends_with(" risks, 0 failed.\n"), "{}", ran.stderr);
 }
 

@@ -173,7 +173,7 @@ fn judged(asked: &Asked, started: &Started) -> Vec<Finding> {
     };
     let none = Vec::new();
     let tried = asked.tried.as_ref().unwrap_or_else(|error| {
-        found.push(unasked("reach", error, "bytenode admin node test --all"));
+        found.push(for_them(unasked("reach", error, "bytenode admin node test --all")));
         &none
     });
     let all = Vec::new();

@@ -146,10 +146,10 @@ mod tests {
             Finding::ok("copies", "all"),
         ];
         insta::assert_snapshot!(text(&found), @r"
-        risk  sync n\n1:      bad\nok    sync: \u{1b}[2Jfine
+        risk  sync n\n1:       bad\nok    sync: \u{1b}[2Jfine
               do
               ok    x: y
-        ok    copies:         all
+        ok    copies:          all
         ");
         let json = serde_json::to_value(found[0].record()).unwrap();
         assert_eq!((&json["check"], &json["result"]), (&"sync n\n1".into(), &"risk".into()));
