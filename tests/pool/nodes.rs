@@ -58,7 +58,7 @@ async fn a_node_that_is_refused_leaves_no_secret() {
 }
 
 /// `status` and `check` refused whoever was no admin.
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_user_sees_the_pool_and_own_files_alone() {
     let pool = Pool::new(Setup { file: true, ..Setup::builtin(3) }).await;
     pool.admin.put("bn:/a", &bytes(1, 2 * MIB)).await;
