@@ -19,6 +19,7 @@ use futures_util::stream::{StreamExt, iter};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::api::{ApiError, ApiResult, Code, Entry, OpenFile, OpenRead};
+use crate::buffers;
 use crate::chunk::FileHash;
 use crate::monitor::Event;
 use crate::path::RemotePath;
@@ -383,6 +384,7 @@ async fn write_range(
             hash.update(&plain[from..to]);
             written += (to - from) as u64;
             at += plain.len() as u64;
+            buffers::give(plain);
             fetcher.watch(Event::Written((to - from) as u64));
         }
     }

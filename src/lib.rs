@@ -61,6 +61,7 @@
 pub mod admin;
 pub mod api;
 pub mod backup;
+mod buffers;
 pub mod car;
 pub mod catalog;
 pub mod chunk;

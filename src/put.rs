@@ -5,7 +5,6 @@
 //! chunk of it has come through. At most `IN_FLIGHT` windows are under way while one is filled, so memory does not
 //! depend on what is put. Plans are asked for in order; the rest runs side by side.
 
-mod buffers;
 mod input;
 mod outcome;
 mod window;
@@ -32,13 +31,12 @@ use crate::path::RemotePath;
 use crate::seal;
 use crate::seam::Seam;
 use crate::tree::{Found, LocalFile};
-use buffers::Buffers;
 use input::{End, Input, Piece, Reader, Whole};
 pub use outcome::{PutOutcome, PutSummary};
 use window::{Stored, Through, Window};
 
 /// Windows under way at once, besides the one that is filled.
-const IN_FLIGHT: usize = 2;
+const IN_FLIGHT: usize = 4;
 /// Small files that are read by one thread in one go, and how many such goes there are at once.
 const RUN: usize = 16;
 const RUNS_AT_ONCE: usize = 3;
@@ -183,7 +181,6 @@ struct Putter<'a> {
     options: &'a PutOptions,
     each: &'a mut (dyn FnMut(PutOutcome) + Send),
     session: Arc<PutSession>,
-    buffers: Buffers,
     window: Window,
     flying: VecDeque<JoinHandle<ApiResult<Through>>>,
     /// Files whose last chunk is in the window of the same place in line.
@@ -241,7 +238,6 @@ impl<'a> Putter<'a> {
             options,
             each,
             session,
-            buffers: Buffers::default(),
             window: Window::default(),
             flying: VecDeque::new(),
             ready: VecDeque::from([Vec::new()]),
@@ -389,8 +385,7 @@ impl<'a> Putter<'a> {
 
     /// Reads one input to its end into windows. What fails for the file alone is told to `each`.
     async fn send(&mut self, file: LocalFile, input: Input, expect: Expect) -> ApiResult<()> {
-        let mut reader =
-            Reader::new(self.context, &self.session, self.options.public, input, file.clone(), self.buffers.clone());
+        let mut reader = Reader::new(self.context, &self.session, self.options.public, input, file.clone());
         let number = self.begin_file(reader.file_key());
         loop {
             match reader.next().await {
@@ -459,7 +454,7 @@ impl<'a> Putter<'a> {
             self.land().await?;
         }
         let full = self.window.take(&self.context.seam);
-        let planned = full.plan(self.context, &self.session, &self.buffers).await?;
+        let planned = full.plan(self.context, &self.session).await?;
         let (context, session) = (self.context.clone(), Arc::clone(&self.session));
         self.flying.push_back(tokio::spawn(async move { planned.go(&context, &session).await }));
         self.ready.push_back(Vec::new());

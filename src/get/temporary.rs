@@ -17,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use super::Wanted;
 use super::local::cannot;
 use crate::api::{ApiError, ApiResult, ChunkDesc, Code, OpenFile};
+use crate::buffers;
 use crate::failpoint::{Step, reached};
 use crate::file_writer::FileWriter;
 use crate::id::{ChunkId, sha256};
@@ -242,7 +243,7 @@ impl Temporary {
 
     /// Appends bytes.
     pub(super) async fn write(&mut self, seam: &Seam, bytes: Bytes) -> ApiResult<()> {
-        self.work(seam, move |file| append(file, &bytes)).await?;
+        self.work(seam, move |file| append(file, &bytes).map(|()| buffers::give(bytes))).await?;
         reached(Step::File);
         self.stays = self.kept.is_some();
         Ok(())

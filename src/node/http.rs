@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hyper::header::{CACHE_CONTROL, DATE, HeaderName, HeaderValue, RANGE};
 use hyper::{HeaderMap, Method, StatusCode};
 use jiff::Timestamp;
@@ -37,6 +37,7 @@ pub use self::incoming::{Ended, IncomingPack, PackSender};
 pub use self::limits::Limits;
 use self::transport::{Answer, Ask, Transport};
 use crate::api::NodeKind;
+use crate::buffers;
 use crate::failpoint::{Step, reached};
 use crate::grant::{Nonce, PublicKey};
 use crate::id::{ChunkId, NodeId, PackRoot};
@@ -409,7 +410,7 @@ impl HttpNode {
 
 /// The body, which must have exactly the expected length: another one is wrong bytes, not an answer to go on with.
 async fn body_of(mut answer: Answer, at: &ChunkAt, expected: u64) -> Result<Bytes, NodeFailure> {
-    let mut out = BytesMut::with_capacity(usize::try_from(expected.min(crate::pack::MAX_CHUNK_BYTES)).unwrap_or(0));
+    let mut out = buffers::take(usize::try_from(expected.min(crate::pack::MAX_CHUNK_BYTES)).unwrap_or(0));
     while let Some(piece) = answer.next().await? {
         if out.len() as u64 + piece.len() as u64 > expected {
             return Err(NodeFailure::Corrupt(at.chunk.to_string()));

@@ -10,9 +10,9 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::task::JoinHandle;
 
 use super::Context;
-use super::buffers::Buffers;
 use super::window::Stored;
 use crate::api::{ApiError, ApiResult, ChunkDesc, Code, Entry, Expect, Part, PutSession};
+use crate::buffers;
 use crate::chunk::FileHash;
 use crate::id::ChunkId;
 use crate::monitor::Event;
@@ -217,7 +217,6 @@ pub(super) struct Reader {
     key: Option<Key>,
     leaves: Leaves,
     size: u64,
-    buffers: Buffers,
 }
 
 impl Reader {
@@ -227,11 +226,9 @@ impl Reader {
         public: bool,
         input: Input,
         file: LocalFile,
-        buffers: Buffers,
     ) -> Self {
         let look = if let Input::File(_, look) = &input { Some(*look) } else { None };
         Self {
-            buffers,
             context: context.clone(),
             session: Arc::clone(session),
             file,
@@ -292,7 +289,7 @@ impl Reader {
         let plain = match self.input.take() {
             None => None,
             Some(Input::Stream(mut stream)) => {
-                let mut plain = self.buffers.take(size + 16);
+                let mut plain = buffers::take(size + 16);
                 fill(&mut stream, &mut plain, size).await.map_err(|error| cannot_read(&self.file.source, &error))?;
                 let more = plain.len() == size;
                 if more {
@@ -304,7 +301,7 @@ impl Reader {
             Some(Input::File(file, look)) => {
                 let left = look.size.saturating_sub(self.size).saturating_add(1);
                 let room = usize::try_from(left).map_or(size, |left| left.min(size));
-                let mut plain = self.buffers.take(room + 16);
+                let mut plain = buffers::take(room + 16);
                 let read = move || -> std::io::Result<_> {
                     plain.resize(room, 0);
                     let got = fill_now(&file, &mut plain)?;

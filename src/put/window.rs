@@ -9,11 +9,11 @@ use futures_util::stream::{self, StreamExt};
 use tokio::time::Instant;
 
 use super::Context;
-use super::buffers::Buffers;
 use crate::api::{
     ApiError, ApiResult, Append, Blob, ChunkDesc, ChunksPlanned, Code, MAX_FILES, MAX_PLAN_CHUNKS, NodeAddress,
     PackOutcome, PackPlan, PacksSent, Part, PlanChunks, PutSession,
 };
+use crate::buffers;
 use crate::id::{ChunkId, NodeId, PackId};
 use crate::monitor::Event;
 use crate::node::NodeFailure;
@@ -21,7 +21,7 @@ use crate::pack::{Pack, PackHeader};
 use crate::seal::{self, ChunkKey, Key};
 use crate::seam::Seam;
 
-/// Stored bytes of a window at most. With those in flight and what is read ahead it makes some 60 MiB, so a put of 64 MiB
+/// Stored bytes of a window at most. With those in flight and what is read ahead it makes some 90 MiB, so a put of 100 MiB
 /// takes as much memory as one of any size.
 pub(super) const BYTES: u64 = 16 << 20;
 /// How often the packs of one window are planned anew after failures.
@@ -147,12 +147,7 @@ pub(super) struct Full {
 
 impl Full {
     /// Asks the coordinator where its chunks go, and lets go of the bytes that are there already.
-    pub(super) async fn plan(
-        mut self,
-        context: &Context,
-        session: &PutSession,
-        buffers: &Buffers,
-    ) -> ApiResult<Planned> {
+    pub(super) async fn plan(mut self, context: &Context, session: &PutSession) -> ApiResult<Planned> {
         let plan = context.api.plan_chunks(session.upload, &self.request).await?;
         let wanted: HashSet<ChunkId> =
             plan.packs.iter().flat_map(|pack| pack.entries.iter().map(|entry| entry.chunk)).collect();
@@ -161,9 +156,9 @@ impl Full {
         context.watch.event(Event::Here(here));
         let (chunks, rest): (HashMap<_, _>, HashMap<_, _>) =
             std::mem::take(&mut self.chunks).into_iter().partition(|(chunk, _)| wanted.contains(chunk));
-        rest.into_values().for_each(|bytes| buffers.give(bytes));
+        rest.into_values().for_each(buffers::give);
         let wanted_bytes = self.plain_bytes.saturating_sub(here);
-        Ok(Planned { plan, chunks, wanted_bytes, here_bytes: here, buffers: buffers.clone() })
+        Ok(Planned { plan, chunks, wanted_bytes, here_bytes: here })
     }
 }
 
@@ -174,7 +169,6 @@ pub(super) struct Planned {
     /// Plaintext bytes that were not here already.
     wanted_bytes: u64,
     here_bytes: u64,
-    buffers: Buffers,
 }
 
 /// A window that came through.
@@ -210,7 +204,7 @@ impl Planned {
             let packs = outcomes.into_iter().map(|(_, _, outcome)| outcome).collect();
             plan = context.api.packs_sent(session.upload, &PacksSent { packs }).await?;
         }
-        self.chunks.into_values().for_each(|bytes| self.buffers.give(bytes));
+        self.chunks.into_values().for_each(buffers::give);
         context.watch.event(Event::Verified(self.wanted_bytes));
         Ok(through)
     }
