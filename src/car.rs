@@ -223,6 +223,50 @@ mod tests {
         assert_eq!(seen[0], Section::Root(PackRoot::of(b"root")));
     }
 
+    /// What a reader says of a section that begins with these bytes.
+    fn read_section(bytes: &[u8]) -> Result<Option<Section>, CarError> {
+        let mut reader = CarReader::new();
+        reader.push(&header(&PackRoot::of(b"root")));
+        reader.push(bytes);
+        reader.next().unwrap();
+        reader.next()
+    }
+
+    #[test]
+    fn the_largest_chunk_is_read_and_any_longer_section_refused_by_its_length_alone() {
+        let largest = usize::try_from(MAX_CHUNK_BYTES).unwrap();
+        let (name, bytes) = (ChunkId::of(&vec![5; largest]), vec![5; largest]);
+        let section = [section_prefix(&name.cid(), largest), bytes.clone()].concat();
+        let block = Section::Block { digest: *name.digest(), bytes: bytes.into() };
+        assert_eq!(read_section(&section), Ok(Some(block)));
+        let length_only = |body: usize| {
+            let mut prefix = Vec::new();
+            put_varint(&mut prefix, body as u64);
+            read_section(&prefix)
+        };
+        assert_eq!(length_only(CID_BYTES + largest), Ok(None));
+        assert_eq!(length_only(CID_BYTES + largest + 1), Err(CarError::Length));
+        assert_eq!(length_only(CID_BYTES), Ok(None));
+        assert_eq!(length_only(CID_BYTES - 1), Err(CarError::Length));
+        assert_eq!(length_only(0), Err(CarError::Length));
+    }
+
+    #[test]
+    fn blocks_under_a_name_of_another_kind_are_refused() {
+        let raw = [section_prefix(&ChunkId::of(b"block").cid(), 5), b"block".to_vec()].concat();
+        let section = |at: usize, byte: u8| {
+            let mut changed = raw.clone();
+            changed[1 + at] = byte;
+            read_section(&changed)
+        };
+        for codec in [0x55, 0x70] {
+            assert!(matches!(section(1, codec), Ok(Some(Section::Block { .. }))), "{codec:#x}");
+        }
+        for (what, at, byte) in [("version", 0, 2), ("codec", 1, 0x71), ("hash", 2, 0x1b), ("length", 3, 0x1f)] {
+            assert_eq!(section(at, byte), Err(CarError::Cid), "another {what}");
+        }
+    }
+
     #[test]
     fn a_flipped_byte_a_cut_and_an_impossible_length_are_refused() {
         let good = car(&[b"payload"]);

@@ -216,7 +216,43 @@ mod tests {
         let again = PackHeader { id: PackId::new(42), ..one.clone() };
         assert_ne!(one.root(), again.root());
         assert!(PackHeader::parse(b"").is_err());
-        assert!(PackHeader::parse(&vec![0x12; MAX_ROOT_BYTES + 1]).is_err());
+        let noise = |bytes: usize| PackHeader::parse(&vec![0x12; bytes]);
+        assert_eq!(noise(MAX_ROOT_BYTES), Err(NotAPack("its root is no dag-pb node")));
+        for bytes in [MAX_ROOT_BYTES + 1, 2 * MAX_ROOT_BYTES] {
+            assert_eq!(noise(bytes), Err(NotAPack("its root block is too large")), "{bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn a_root_with_as_many_links_as_may_be_is_read_and_none_with_more() {
+        let numbers: Vec<[u8; 4]> = (0..2 * MAX_CHUNKS as u32).map(u32::to_be_bytes).collect();
+        let all: Vec<&[u8]> = numbers.iter().map(|number| &number[..]).collect();
+        let full = header(&all[..MAX_CHUNKS]);
+        assert_eq!(PackHeader::parse(&full.root_block()), Ok(full));
+        for count in [MAX_CHUNKS + 1, 2 * MAX_CHUNKS] {
+            let parsed = PackHeader::parse(&header(&all[..count]).root_block());
+            assert_eq!(parsed, Err(NotAPack("it links too many chunks")), "{count} links");
+        }
+    }
+
+    #[test]
+    fn a_root_links_raw_chunks_by_their_sha256_and_nothing_else() {
+        let good = header(&[b"a"]).root_block();
+        let links = |change: &dyn Fn(&mut PbLink)| {
+            let mut node = PbNode::from_bytes(Bytes::from(good.clone())).unwrap();
+            change(&mut node.links[0]);
+            PackHeader::parse(&node.into_bytes())
+        };
+        assert!(links(&|_| ()).is_ok());
+        assert!(links(&|link| link.size = Some(MAX_CHUNK_BYTES)).is_ok());
+        let too_large = Err(NotAPack("it links a chunk of no or too large a size"));
+        assert_eq!(links(&|link| link.size = Some(MAX_CHUNK_BYTES + 1)), too_large);
+        let hash = *ChunkId::of(b"a").cid().hash();
+        let keccak = cid::multihash::Multihash::wrap(0x1b, &[7; 32]).unwrap();
+        for cid in [cid::Cid::new_v0(hash).unwrap(), cid::Cid::new_v1(0x70, hash), cid::Cid::new_v1(RAW, keccak)] {
+            let refused = Err(NotAPack("it links something that is no raw chunk"));
+            assert_eq!(links(&|link| link.cid = cid), refused, "{cid}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Tests of sealing: fixed vectors, computed independently with Python's `cryptography` and `blake3`, and properties.
 
-use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, proptest};
+use proptest::prelude::{Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
 use super::*;
 
@@ -91,6 +91,8 @@ fn short_long_and_unknown_input_is_refused() {
     }
     let too_many = NONCE_BYTES + OVERHEAD + (MAX_KEYS + 1) * ENTRY_BYTES;
     assert_eq!(unseal_keys(&key(0), 0, &vec![0; too_many]), Err(SealError::Length));
+    let full = vec![entry(3); MAX_KEYS];
+    assert_eq!(unseal_keys(&key(0), 0, &seal_keys(&key(0), 0, &full, [0; 12])), Ok(full));
     assert_eq!(unwrap_key(&key(0), "x", &wrap(&key(0), "x", &[0; 31], [0; 12])), Err(SealError::Length));
     assert_eq!(VaultKeys::from_bytes(&[0; 63]), Err(SealError::Length));
 
@@ -106,6 +108,17 @@ fn short_long_and_unknown_input_is_refused() {
     assert_eq!(forge(37, 2), Err(SealError::Version(2)));
 }
 
+/// A buffer that grows is copied, and what it held stays behind in memory that nobody wipes.
+#[test]
+fn what_is_to_be_encrypted_never_moves() {
+    for count in [0, 1, 3, 50, MAX_KEYS] {
+        let page = seal_keys(&key(0), 0, &vec![entry(3); count], [0; 12]);
+        assert_eq!(page.capacity(), page.len(), "{count} keys");
+    }
+    let wrapped = wrap_key(&key(0), FILE_KEY, &key(1), [0; 12]);
+    assert_eq!(wrapped.capacity(), wrapped.len());
+}
+
 #[test]
 fn a_key_is_never_shown() {
     let shown = format!("{:?} {:?}", entry(0x41), VaultKeys { dedup: key(0x41), wrap: key(0x41) });
@@ -113,7 +126,11 @@ fn a_key_is_never_shown() {
 }
 
 fn entries() -> impl Strategy<Value = Vec<ChunkKey>> {
-    prop::collection::vec(any::<u8>().prop_map(entry), 0..20)
+    let part = prop::sample::select(vec![Part::Sealed, Part::Plain, Part::Link]);
+    let length =
+        prop_oneof![0..=u32::try_from(MAX_CHUNK_BYTES).unwrap(), Just(u32::try_from(MAX_CHUNK_BYTES).unwrap())];
+    let any = (any::<u8>(), part, length).prop_map(|(seed, part, length)| ChunkKey { part, length, ..entry(seed) });
+    prop::collection::vec(any, 0..20)
 }
 
 proptest! {
@@ -129,6 +146,10 @@ proptest! {
         prop_assert!(sealed.chunk.names(&sealed.bytes));
         let opened = unseal(&sealed.key, BytesMut::from(&sealed.bytes[..]));
         prop_assert_eq!(opened.as_deref(), Ok(&plaintext[..]));
+
+        prop_assert!(is_sealed_as(&sealed.key, &plaintext, &sealed.chunk));
+        prop_assert!(!is_sealed_as(&vault, &plaintext, &sealed.chunk));
+        prop_assert!(!is_sealed_as(&sealed.key, &[&plaintext[..], b"x"].concat(), &sealed.chunk));
 
         let bit = bit.index(sealed.bytes.len() * 8);
         let mut flipped = BytesMut::from(&sealed.bytes[..]);
