@@ -1,5 +1,10 @@
 //! Tests of the catalog as a whole: who reads and writes when, and by which statements.
 
+mod claims;
+mod counting;
+mod releasing;
+mod rows;
+
 use futures_util::FutureExt;
 
 use super::*;
