@@ -30,6 +30,7 @@ struct Tree {
     taken_bytes: u64,
     changes: u64,
     stop_at: Option<u64>,
+    unreadable: bool,
 }
 
 impl MemoryDisk {
@@ -43,6 +44,7 @@ impl MemoryDisk {
             taken_bytes: 0,
             changes: 0,
             stop_at: None,
+            unreadable: false,
         })))
     }
 
@@ -60,6 +62,11 @@ impl MemoryDisk {
     pub fn stop_after(&self, changes: u64) {
         let mut tree = self.tree();
         tree.stop_at = Some(tree.changes + changes);
+    }
+
+    /// Says whether every opening and reading of a file fails.
+    pub fn set_unreadable(&self, unreadable: bool) {
+        self.tree().unreadable = unreadable;
     }
 
     /// Loses everything that was not synced, and works again. Open files no longer belong to it.
@@ -95,6 +102,11 @@ impl MemoryDisk {
 
     fn tree(&self) -> MutexGuard<'_, Tree> {
         lock(&self.0)
+    }
+
+    fn readable(&self) -> io::Result<MutexGuard<'_, Tree>> {
+        let tree = self.tree();
+        if tree.unreadable { Err(io::Error::other("the disk cannot be read")) } else { Ok(tree) }
     }
 
     fn change(&self) -> io::Result<MutexGuard<'_, Tree>> {
@@ -135,7 +147,7 @@ impl Disk for MemoryDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let content = Arc::clone(self.tree().names.get(path).ok_or_else(absent)?);
+        let content = Arc::clone(self.readable()?.names.get(path).ok_or_else(absent)?);
         Ok(Box::new(MemoryFile { disk: self.clone(), content }))
     }
 
@@ -198,6 +210,7 @@ impl DiskFile for MemoryFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        drop(self.disk.readable()?);
         let content = lock(&self.content);
         let from = usize::try_from(offset).map_err(io::Error::other)?;
         let until = from.checked_add(buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
