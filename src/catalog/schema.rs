@@ -284,6 +284,16 @@ UPDATE pool SET adopted = epoch + 1;
 ALTER TABLE pool ADD COLUMN read_only TEXT;
 ";
 
+/// What makes a catalog of the first version at a path, for tests.
+#[cfg(test)]
+pub(super) fn older(path: &std::path::Path) -> impl Fn() {
+    move || {
+        let c = Connection::open(path).expect("a new file");
+        c.execute_batch(V1).expect("the first version");
+        c.pragma_update(None, "user_version", 1).expect("its number");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

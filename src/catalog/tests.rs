@@ -78,6 +78,62 @@ async fn a_newer_catalog_is_refused() {
     assert!(matches!(Catalog::open(&path, Seam::real()), Err(CatalogError::Newer { found: 999, .. })));
 }
 
+/// An older catalog is copied aside before anything of it is changed, once; a new one or one of this build is not.
+#[tokio::test]
+async fn only_an_older_catalog_is_copied_aside_and_only_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("catalog.db");
+    let asides = || {
+        let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
+        names.retain(|name| name.contains(".db.v"));
+        names
+    };
+    for _ in 0..2 {
+        drop(Catalog::open(&path, Seam::real()).unwrap());
+        assert!(asides().is_empty());
+    }
+    std::fs::remove_file(&path).unwrap();
+    let older = schema::older(&path);
+    for _ in 0..2 {
+        older();
+        drop(Catalog::open(&path, Seam::real()).unwrap());
+        assert_eq!(asides(), ["catalog.db.v1"]);
+        std::fs::remove_file(&path).unwrap();
+    }
+}
+
+/// What a change that was answered needs to survive a loss of power, and rows to refer to what is there.
+#[tokio::test]
+async fn every_connection_is_durable_and_checks_references() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = Catalog::open(&dir.path().join("catalog.db"), Seam::real()).unwrap();
+    let pragma =
+        |c: &Connection, name: &str| c.pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0));
+    let found = catalog
+        .write(move |c| {
+            Ok(["synchronous", "foreign_keys", "trusted_schema", "busy_timeout"].map(|name| pragma(c, name)))
+        })
+        .await
+        .unwrap();
+    let numbers = [2, 1, 0, 10_000].map(|number| Ok(rusqlite::types::Value::Integer(number)));
+    assert_eq!(found, numbers);
+    let (mode, wait) = catalog.read(move |c| Ok((pragma(c, "journal_mode"), pragma(c, "busy_timeout")))).await.unwrap();
+    assert_eq!(mode, Ok(rusqlite::types::Value::Text("wal".to_owned())));
+    assert_eq!(wait, Ok(rusqlite::types::Value::Integer(10_000)));
+    assert!(catalog.read(|c| Ok(c.execute("INSERT INTO loose_chunk VALUES (1)", [])?)).await.is_err(), "it only reads");
+}
+
+#[tokio::test]
+async fn a_long_question_is_answered_and_a_wrong_one_is_not_taken_for_slow() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = Catalog::open(&dir.path().join("catalog.db"), Seam::real()).unwrap();
+    let long = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000) SELECT count(*) FROM n";
+    assert_eq!(catalog.read(|c| Ok(c.query_row(long, [], |row| row.get::<_, i64>(0))?)).await.unwrap(), 50_000);
+    let wrong = catalog.read(|c| Ok(c.execute("SELECT 1 FROM nothing", [])?)).await;
+    assert!(matches!(wrong, Err(CatalogError::Sqlite(_))), "{wrong:?}");
+}
+
 /// The SQL in the string literals of a source file, with its constants filled in.
 fn statements(source: &str) -> Vec<String> {
     let constant = |name: &str| {

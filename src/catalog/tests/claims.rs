@@ -138,3 +138,71 @@ fn numbers_and_epochs_rise_above_all_that_was_seen() {
     let begun = charge::start(&c, super::rows::POOL, [4; 16], 3, at(1)).unwrap();
     assert_eq!((begun.epoch, begun.read_only), (22, None));
 }
+
+#[test]
+fn plain_chunks_belong_to_all_vaults_and_sealed_ones_to_their_own() {
+    let vault =
+        |c: &rusqlite::Connection| super::rows::number(c, "SELECT min(vault_id) + 10 * max(vault_id) FROM chunk");
+    let c = empty();
+    file(&c, 1, &[1, 2]);
+    assert_eq!(vault(&c), 11);
+    let c = empty();
+    let plain = |seed| ChunkDesc { length: 116, part: Part::Plain, ..desc(seed) };
+    let link = ChunkDesc { length: 0, part: Part::Link, ..desc(3) };
+    let public = appending(upload(1), true);
+    chunks::append(&c, &public, &append(0, vec![plain(1), plain(2)], 0)).unwrap();
+    chunks::append(&c, &public, &append(0, vec![link], 0)).unwrap();
+    assert_eq!(vault(&c), 0);
+    let listed = chunks::manifest(&c, 1, 0, 10).unwrap();
+    assert_eq!(listed.iter().map(|row| row.desc).collect::<Vec<_>>(), [plain(1), plain(2)], "data only");
+    assert_eq!(super::rows::number(&c, "SELECT part FROM manifest ORDER BY idx DESC LIMIT 1"), 2);
+}
+
+/// A late repetition under another key would make what is there unreadable.
+#[test]
+fn a_repeated_append_changes_no_key_and_no_weight() {
+    let c = empty();
+    let at = appending(upload(1), false);
+    chunks::append(&c, &at, &append(0, vec![desc(1)], 50)).unwrap();
+    let before = chunks::generation(&c, upload(1), 1).unwrap();
+    assert!(chunks::append(&c, &at, &append(0, vec![desc(1)], 60)).unwrap().repeated);
+    assert_eq!(chunks::generation(&c, upload(1), 1).unwrap(), before);
+    assert_eq!(chunks::key_pages(&c, 1, 0, 1).unwrap()[0].1.0.len(), 50);
+}
+
+#[test]
+fn only_a_visible_version_of_the_vault_itself_is_read() {
+    let c = empty();
+    let (version, _) = file(&c, 1, &[1]);
+    let readable = |vault| chunks::readable(&c, vault, crate::api::VersionId(version));
+    assert!(readable(1).unwrap().is_none(), "it is pending");
+    super::rows::commit(&c, version);
+    assert_eq!(readable(1).unwrap().unwrap().chunk_size, 1000);
+    assert!(readable(2).unwrap().is_none(), "another vault");
+    for (size, good) in [(1, true), (signed(MAX_CHUNK_BYTES), true), (0, false), (signed(MAX_CHUNK_BYTES) + 1, false)] {
+        c.execute("UPDATE version SET chunk_size = ?1", [size]).unwrap();
+        assert_eq!(readable(1).is_ok(), good, "{size}");
+    }
+}
+
+#[test]
+fn a_token_opens_one_account_until_it_is_revoked() {
+    use crate::admin::Role;
+    use crate::catalog::users;
+    let c = empty();
+    assert!(users::create(&c, "a", Role::User, b"", at(0)).is_err(), "the name is taken");
+    let user = users::create(&c, "b", Role::User, b"keys", at(0)).unwrap();
+    for (id, owner, name) in [("t1", user.id, "cli"), ("t2", user.id, "cli"), ("t3", user.id, "web"), ("t4", 1, "cli")]
+    {
+        users::add_token(&c, owner, id, b"hash", name, at(0)).unwrap();
+    }
+    let opens = || ["t1", "t2", "t3", "t4", "none"].map(|id| users::token(&c, id).unwrap().map(|row| row.user.role));
+    let (common, admin) = (Some(Role::User), Some(Role::Admin));
+    assert_eq!(opens(), [common, common, common, admin, None]);
+    assert_eq!(users::token(&c, "t1").unwrap().unwrap().user, user);
+    users::revoke(&c, "t1", at(1)).unwrap();
+    assert_eq!(opens(), [None, common, common, admin, None]);
+    users::revoke_named(&c, user.id, "cli", at(1)).unwrap();
+    assert_eq!(opens(), [None, None, common, admin, None]);
+    assert_eq!((users::first_admin(&c).unwrap(), users::count(&c).unwrap()), (Some(1), 2));
+}

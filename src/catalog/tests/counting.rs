@@ -208,3 +208,85 @@ fn a_file_whose_time_is_over_needs_no_node() {
     c.execute("UPDATE version SET expires_at = 0", []).unwrap();
     assert_eq!(nodes::forget_unless_needed(&c, 1, false, at(0)).unwrap(), 0);
 }
+
+#[test]
+fn a_restart_gives_up_repairs_but_neither_puts_nor_replacements() {
+    let c = empty();
+    let (_, chunk) = file(&c, 1, &[1]);
+    let old = live(&c, 1, &chunk, 50);
+    let repair = planned(&c, 2, None, &chunk);
+    let put = planned(&c, 3, Some(upload(1)), &chunk);
+    let smaller = issued(&c, 1, None, Some(old), &chunk);
+    packs::abort_repairs(&c).unwrap();
+    assert_eq!(
+        [old, repair, put, smaller].map(|pack| state(&c, pack)),
+        [PackState::Live, PackState::Dropping, PackState::Planned, PackState::Planned]
+    );
+    let of_node = |node, after| -> Vec<PackId> {
+        packs::of_node(&c, node, after, 10).unwrap().iter().map(|pack| pack.id).collect()
+    };
+    assert_eq!((of_node(1, PackId::new(0)), of_node(1, old)), (vec![old, smaller], vec![smaller]));
+    let holding = |node| packs::holding(&c, node, &chunk).unwrap().into_iter().collect::<Vec<_>>();
+    assert_eq!((holding(1), holding(2), holding(3)), (vec![old], vec![repair], vec![]));
+}
+
+#[test]
+fn a_copy_that_somebody_speaks_of_is_one_that_counts_for_that_vault() {
+    let c = empty();
+    let (_, chunks_of) = file(&c, 1, &[1, 2]);
+    let pack = live(&c, 1, &chunks_of, 50);
+    let root = row(&c, pack).root;
+    let [one, two, other] = [1, 2, 3].map(|seed| super::rows::desc(seed).chunk);
+    let held = |vault, chunk, node| {
+        chunks::copy_in(&c, vault, chunk, &root, node).unwrap().map(|(pack, held)| (pack, held.row))
+    };
+    assert_eq!(held(1, &one, 1), Some((pack, chunks_of[0])));
+    assert_eq!(held(1, &two, 1), Some((pack, chunks_of[1])));
+    assert_eq!(held(1, &other, 1), None, "another chunk");
+    assert_eq!((held(2, &one, 1), held(1, &one, 2)), (None, None), "another vault, another node");
+    packs::mark(&c, pack, chunks_of[0], Some(at(60))).unwrap();
+    assert_eq!(held(1, &one, 1), None, "bad");
+    packs::set_state(&c, pack, PackState::Dropping).unwrap();
+    assert_eq!(held(1, &two, 1), None, "dropping");
+}
+
+#[test]
+fn a_pack_is_an_orphan_when_it_was_dropped_and_alive_when_it_is_live() {
+    use crate::catalog::trace;
+    let c = empty();
+    let (_, chunk) = file(&c, 1, &[1]);
+    for is in [PackState::Planned, PackState::Stored, PackState::Live, PackState::Dropping, PackState::Gone] {
+        let pack = planned(&c, 1, None, &chunk);
+        packs::set_state(&c, pack, is).unwrap();
+        let root = row(&c, pack).root;
+        let orphans = trace::orphans(&c, &[root, crate::id::PackRoot::of(b"foreign")]).unwrap();
+        assert_eq!(orphans, if is == PackState::Gone { vec![root] } else { vec![] }, "{is:?}");
+        assert_eq!(trace::still_live(&c, pack).unwrap(), is == PackState::Live, "{is:?}");
+    }
+    assert!(!trace::still_live(&c, PackId::new(999)).unwrap());
+}
+
+#[test]
+fn what_listings_show_of_copies_follows_what_a_check_found() {
+    let c = empty();
+    let made: Vec<(i64, Vec<i64>)> = (1..=3).map(|seed| file(&c, seed, &[u64::from(seed), 9])).collect();
+    for (version, rows) in &made {
+        live(&c, 1, rows, 50);
+        live(&c, 2, &rows[..1], 50);
+        commit(&c, *version);
+    }
+    c.execute("UPDATE version SET copies_min = replicas", []).unwrap();
+    let shown = || -> Vec<(i64, Option<bool>)> {
+        let mut all = c.prepare("SELECT copies_min, spread FROM version ORDER BY id").unwrap();
+        all.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect()
+    };
+    assert_eq!(chunks::refresh_copies(&c, 0, 10, at(70)).unwrap(), None, "none is short");
+    chunks::note_short(&c, made[0].1[0], 0).unwrap();
+    assert_eq!(shown(), [(0, None), (2, None), (2, None)]);
+    chunks::note_short(&c, made[0].1[1], 1).unwrap();
+    assert_eq!(shown(), [(0, None), (1, None), (1, None)], "the least is kept");
+    assert_eq!(chunks::refresh_copies(&c, 0, 2, at(70)).unwrap(), Some(made[1].0));
+    assert_eq!(chunks::refresh_copies(&c, made[1].0, 2, at(70)).unwrap(), Some(made[2].0));
+    assert_eq!(shown(), [(1, Some(false)); 3]);
+    assert_eq!(chunks::refresh_copies(&c, made[2].0, 2, at(70)).unwrap(), None);
+}
