@@ -51,6 +51,50 @@ fn places_never_change_from_one_release_to_the_next() {
     assert_eq!(format!("{:?}", topology.rank(&chunk(0))), "[4, 3, 1, 0, 2]");
 }
 
+/// Weights that differ by little still move chunks, of every pool at once: any change of them is one of the stored form.
+#[test]
+fn weights_never_change_from_one_release_to_the_next() {
+    type Case<'a> = (&'a [u64], &'a [usize], u32, &'a [u64]);
+    let cases: [Case<'_>; 8] = [
+        (&[1, 1, 2, 4], &[0, 1, 2, 3], 2, &[856473944416, 856473944416, 428194882638, 4294967296]),
+        (&[1, 2, 3], &[0, 1, 2], 3, &[4294967296, 4294967296, 4294967296]),
+        (&[1, 3, 2, 2, 4], &[0, 0, 1, 1, 2], 2, &[17179869184, 5726623061, 8589934592, 8589934592, 4294967296]),
+        (&[1, 3, 2, 2, 9], &[0, 0, 1, 1, 2], 3, &[91113454145, 30371923142, 51539607550, 51539607550, 4294967296]),
+        (
+            &[1, 2, 3, 2, 2, 2],
+            &[0, 0, 0, 1, 1, 1],
+            3,
+            &[17589723064, 8114841013, 4294967296, 8148796142, 8148796142, 8148796142],
+        ),
+        (
+            &[5, 4, 3, 2, 1, 9],
+            &[0, 0, 0, 0, 1, 2],
+            4,
+            &[29872250970, 43588072483, 62118341452, 97398087686, 4294967296, 4294967296],
+        ),
+        (&[0, 1, 1 << 20, 1 << 40], &[0, 1, 2, 3], 2, &[663636194231, 663636194231, 663636194231, 4294967296]),
+        (&[7, 7, 7, 7], &[0, 0, 0, 0], 1, &[4294967296, 4294967296, 4294967296, 4294967296]),
+    ];
+    for (capacities, zones, replicas, expected) in cases {
+        let list = (0..zones.len()).map(|at| node(at, zones[at], capacities[at])).collect();
+        let topology = Topology::new(list, replicas);
+        let slowness: Vec<u64> = topology.draws.iter().map(|draw| draw.slowness).collect();
+        assert_eq!(slowness, expected, "{capacities:?} {zones:?} {replicas}");
+    }
+}
+
+#[test]
+fn a_node_is_known_by_its_identity() {
+    let topology = Topology::new(nodes(&[TB; 4]), 3);
+    for (at, node) in topology.nodes().iter().enumerate() {
+        assert_eq!(topology.index_of(&node.id), Some(at));
+    }
+    assert_eq!(topology.index_of(&"stranger".parse().unwrap()), None);
+    assert_eq!(topology.replicas(), 3);
+    let closed = topology.with_open([true, false, true, false].into_iter());
+    assert_eq!(closed.nodes().iter().map(|node| node.open).collect::<Vec<_>>(), [true, false, true, false]);
+}
+
 #[test]
 fn unequal_nodes_fill_evenly() {
     let cases: [(&[u64], u32); 6] = [
