@@ -290,3 +290,23 @@ fn what_listings_show_of_copies_follows_what_a_check_found() {
     assert_eq!(shown(), [(1, Some(false)); 3]);
     assert_eq!(chunks::refresh_copies(&c, made[2].0, 2, at(70)).unwrap(), None);
 }
+
+#[test]
+fn a_node_holds_what_is_not_gone_and_a_pack_what_is_not_bad() {
+    let c = empty();
+    let (_, rows) = file(&c, 1, &[1, 2, 3]);
+    let pack = live(&c, 1, &rows, 50);
+    let dropping = live(&c, 1, &rows[..1], 50);
+    let gone = live(&c, 1, &rows[..1], 50);
+    live(&c, 2, &rows[..1], 50);
+    packs::set_state(&c, dropping, PackState::Dropping).unwrap();
+    packs::set_state(&c, gone, PackState::Gone).unwrap();
+    let used = nodes::usage(&c, 1).unwrap();
+    assert_eq!((used.bytes, used.chunks), (4 * 116, 3), "what is to be dropped takes room, but counts for nobody");
+    assert_eq!(packs::good(&c, pack).unwrap(), 3);
+    packs::mark(&c, pack, rows[0], Some(at(60))).unwrap();
+    assert_eq!(packs::good(&c, pack).unwrap(), 2);
+    assert_eq!(chunks::excluded(&c, rows[0]).unwrap(), Vec::<String>::new());
+    chunks::set_excluded(&c, rows[0], &["node1".to_owned()]).unwrap();
+    assert_eq!(chunks::excluded(&c, rows[0]).unwrap(), ["node1"]);
+}

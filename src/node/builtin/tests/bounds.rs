@@ -31,6 +31,9 @@ fn what_is_written_and_what_is_on_its_way_take_room_alike() {
     let usage = store.usage().unwrap();
     assert_eq!((usage.used_bytes, usage.free_bytes, usage.capacity_bytes), (one, one - 1, 3 * one - 1));
     assert!(matches!(store.begin(pool(), scope(&packs[2])), Err(StoreError::Full(_))), "before anything is sent");
+    assert!(matches!(store.reserve_room(one), Err(StoreError::Full(_))));
+    store.reserve_room(one - 1).unwrap();
+    store.release_room(one - 1);
     assert!(store.begin(pool(), scope(&packs[0])).is_ok(), "what is here needs no room");
     under_way.push(&packs[1].car()[6..].concat()).unwrap();
     under_way.finish().unwrap();
@@ -52,6 +55,8 @@ fn what_is_on_its_way_takes_room_on_the_disk_before_it_is_there() {
     under_way.push(&first.car()[..4].concat()).unwrap();
     assert!(store.usage().unwrap().free_bytes <= one, "set aside, though little of it is written");
     assert!(matches!(store.reserve_room(one + 1), Err(StoreError::Full(_))));
+    store.reserve_room(one / 2).unwrap();
+    store.release_room(one / 2);
     drop(under_way);
     assert_eq!(store.usage().unwrap().free_bytes, 2 * one);
     write(&store, &second).unwrap();
