@@ -5,7 +5,9 @@
 //! a file system refuses that, it is written the usual way. Nothing is durable before the caller has synced the file.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io;
+
+use crate::files;
 
 /// Bytes gathered to one write. A shorter file is written the usual way, at its end.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -41,8 +43,8 @@ impl FileWriter {
     /// # Errors
     /// When the disk fails.
     pub(crate) fn start_at(&mut self, at: u64) -> io::Result<()> {
-        self.file.set_len(at)?;
-        self.written = self.file.seek(SeekFrom::Start(at))?;
+        files::end_at(&self.file, at)?;
+        self.written = at;
         if !at.is_multiple_of(ALIGN_BYTES as u64) {
             self.direct = Direct::Refused;
         }
@@ -80,8 +82,7 @@ impl FileWriter {
             return self.write(&vec![0; bytes]);
         }
         self.written += bytes as u64;
-        self.file.set_len(self.written)?;
-        self.file.seek(SeekFrom::Start(self.written)).map(drop)
+        files::end_at(&self.file, self.written)
     }
 
     /// Writes what is left, and asks the system to begin carrying it to the disk, so that a sync, or one of many syncs
@@ -109,7 +110,7 @@ impl FileWriter {
         let mut rest = &self.buffer[self.unused..];
         let bytes = rest.len() as u64;
         while !rest.is_empty() {
-            match self.file.write(rest) {
+            match files::write(&self.file, rest) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => rest = &rest[written..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -157,6 +158,8 @@ fn begin_writeback(_file: &File, _from: u64, _bytes: u64) {}
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     /// Writes in pieces of `step` bytes and reads everything back.

@@ -23,7 +23,7 @@
 //! | [`id`], [`size`], [`path`] | names of things: newtypes, sizes, remote paths |
 //! | [`chunk`], [`seal`], [`unixfs`], [`car`], [`pack`], [`grant`] | forms of bytes; pure, with fixed vectors |
 //! | [`place`] | which node gets which chunk: a pure function of chunks, nodes and policy |
-//! | [`seam`], [`monitor`], [`machine`], [`failpoint`] | the seam for time and chance; the way out for progress; who this machine is; where tests end a process |
+//! | [`seam`], [`monitor`], [`machine`], [`failpoint`], [`files`] | the seam for time and chance; the way out for progress; who this machine is; where tests end a process; changes of local files |
 //! | [`backup`] | the form of a coordinator's backup |
 //! | [`node`] | the trait of a storage node, its kinds, and the one suite that all of them pass |
 //! | [`catalog`] | SQLite: the only truth about files, chunks, packs, nodes and users |
@@ -71,6 +71,7 @@ pub mod coordinator;
 pub mod dial;
 pub mod failpoint;
 mod file_writer;
+pub mod files;
 pub mod get;
 pub mod grant;
 pub mod id;

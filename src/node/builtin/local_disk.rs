@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::disk::{Disk, DiskEntry, DiskFile, Space};
 use crate::failpoint::{Step, reached};
 use crate::file_writer::FileWriter;
+use crate::files;
 use crate::machine::lock_alone;
 
 /// A local directory. One process at a time has it open: the lock lives as long as this value.
@@ -41,13 +42,17 @@ impl LocalDisk {
 
 impl Disk for LocalDisk {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(self.root.join(path))
+        let path = self.root.join(path);
+        match files::create_dir(DirBuilder::new().mode(0o700), &path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+            made => made,
+        }
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         reached(Step::Disk);
         let path = self.root.join(path);
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        let file = files::create(OpenOptions::new().read(true).write(true).mode(0o600), &path)?;
         Ok(Box::new(LocalFile(FileWriter::new(file))))
     }
 
@@ -58,17 +63,17 @@ impl Disk for LocalDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         reached(Step::Disk);
-        std::fs::rename(self.root.join(from), self.root.join(to))
+        files::rename(&self.root.join(from), &self.root.join(to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         reached(Step::Disk);
-        std::fs::remove_file(self.root.join(path))
+        files::remove(&self.root.join(path))
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         reached(Step::Disk);
-        File::open(self.root.join(path))?.sync_all()
+        files::sync_dir(&self.root.join(path))
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<DiskEntry>> {
@@ -99,7 +104,7 @@ impl DiskFile for LocalFile {
     fn sync(&mut self) -> io::Result<()> {
         reached(Step::Disk);
         self.0.flush()?;
-        self.0.file().sync_data()
+        files::sync_content(self.0.file())
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
