@@ -49,6 +49,8 @@ mod node_builtin;
 #[cfg(unix)]
 mod node_identity;
 mod node_kubo;
+#[cfg(unix)]
+mod node_power;
 mod node_probe;
 mod node_recorded;
 #[cfg(unix)]

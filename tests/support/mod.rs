@@ -11,5 +11,7 @@ pub mod cluster;
 pub mod exchange;
 pub mod kubo;
 pub mod pool;
+#[cfg(unix)]
+pub mod power;
 pub mod proxy;
 pub mod traced;

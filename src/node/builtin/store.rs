@@ -388,12 +388,10 @@ impl Store {
                 self.set_aside(&path, report)?;
             }
         }
-        if !missing.is_empty() {
-            missing.iter().try_for_each(|dir| self.disk.create_dir(dir))?;
-            self.disk.sync_dir(Path::new("packs"))?;
-            self.disk.sync_dir(Path::new(""))?;
-        }
-        Ok(())
+        missing.iter().try_for_each(|dir| self.disk.create_dir(dir))?;
+        // Those that are there, too: a start that was killed may have made them, and not have come to this.
+        self.disk.sync_dir(Path::new("packs"))?;
+        self.disk.sync_dir(Path::new(""))
     }
 
     fn clear_incoming(&self, report: &mut OpenReport) -> io::Result<()> {
