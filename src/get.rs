@@ -2,7 +2,8 @@
 //!
 //! Files are opened at the coordinator in groups, their chunks fetched a bounded number at a time, each proved and
 //! unsealed, and written in order to a temporary file beside the destination. A group is then synced, renamed and its
-//! directories synced. A file appears under its name only whole, with the SHA-256 that the catalog has.
+//! directories synced, with those on the way to them. A file appears under its name only whole, with the SHA-256 that the
+//! catalog has.
 
 mod copies;
 mod fetch;
@@ -21,6 +22,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use crate::api::{ApiError, ApiResult, Code, Entry, OpenFile, OpenRead};
 use crate::buffers;
 use crate::chunk::FileHash;
+use crate::files;
 use crate::monitor::Event;
 use crate::path::RemotePath;
 use crate::put::{Context, Overwrite};
@@ -104,7 +106,8 @@ pub struct GetSummary {
 }
 
 /// Fetches files. `wanted` is pulled from as work goes on. Parents of destinations must exist. A file appears under its
-/// name only whole, proved by its SHA-256 and synced; modification time and execute bit are restored. Of a file of several
+/// name only whole, proved by its SHA-256 and synced; modification time and execute bit are restored. What is told of as
+/// there outlives a power loss, with every directory on the way to it in which this user could have made the next. Of a file of several
 /// chunks, a get that ends early leaves what it has in a temporary file, which the next get of the same goes on with after
 /// proving it; all others that were left in the directories of the destinations are removed.
 ///
@@ -140,6 +143,25 @@ pub async fn get(
     Ok(getter.summary)
 }
 
+/// Makes a directory and those on the way to it that are missing. Of one that is there it makes nothing. A get that puts a
+/// file into it makes their names durable.
+///
+/// # Errors
+/// When the file system refuses one, or something else has its name.
+pub fn make_dirs(dir: &Path) -> std::io::Result<()> {
+    if dir.as_os_str().is_empty() || dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = dir.parent() {
+        make_dirs(above)?;
+    }
+    match files::create_dir(&std::fs::DirBuilder::new(), dir) {
+        // Another get made it meanwhile.
+        Err(_) if dir.is_dir() => Ok(()),
+        made => made,
+    }
+}
+
 struct Getter<'a> {
     context: &'a Context,
     options: &'a GetOptions,
@@ -154,6 +176,13 @@ impl Getter<'_> {
         match local::look(self.context, &one, self.options.overwrite).await {
             local::Look::Fetch => return Some(one),
             local::Look::Unchanged => {
+                if !self.options.dry_run
+                    && let Err(error) = self.dirs.settle(&self.context.seam, &one.dest).await
+                {
+                    let error = local::cannot(&one.dest, "sync the directory of", &error);
+                    self.fail(one, error);
+                    return None;
+                }
                 self.summary.unchanged += 1;
                 self.context.watch.event(Event::Here(one.entry.size));
                 self.context.watch.event(Event::FilesDone(1));
@@ -180,10 +209,10 @@ impl Getter<'_> {
             return Ok(());
         }
         let paths: Vec<RemotePath> = group.iter().map(|one| one.entry.path.clone()).collect();
-        let (fetcher, files) = open(self.context, paths, self.options).await?;
-        let prefetched = fetcher.small_spans(files.iter().flatten()).await?;
+        let (fetcher, opened) = open(self.context, paths, self.options).await?;
+        let prefetched = fetcher.small_spans(opened.iter().flatten()).await?;
         let dirs = &mut self.dirs;
-        let work = group.into_iter().zip(files).map(|(mut one, opened)| {
+        let work = group.into_iter().zip(opened).map(|(mut one, opened)| {
             let (fetcher, prefetched) = (&fetcher, &prefetched);
             let lasting = opened.as_ref().ok().and_then(|file| lasting_path(&one.dest, file));
             if let Some(lasting) = &lasting {
@@ -216,7 +245,7 @@ impl Getter<'_> {
                 Err(error) => rest.push((one, error)),
             }
         }
-        for (one, put) in local::put_in_place(&self.context.seam, whole, self.options.overwrite).await {
+        for (one, put) in local::put_in_place(&self.context.seam, &mut self.dirs, whole, self.options.overwrite).await {
             match put {
                 Ok(()) => self.done(one),
                 Err(error) => rest.push((one, error)),

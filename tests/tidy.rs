@@ -101,6 +101,47 @@ fn pure_modules_are_pure() {
     none(with_words(checked.into_iter(), &words));
 }
 
+/// What a power loss may leave of a get is tested by what is written down of its changes, so none may go another way.
+#[test]
+fn a_get_changes_files_in_one_place() {
+    let words = [
+        "fs::write",
+        "fs::rename",
+        "fs::remove",
+        "fs::hard_link",
+        "fs::copy",
+        "fs::create_dir",
+        "fs::set_permissions",
+        ".create(",
+        "File::create",
+        "create_new(",
+        "create(true",
+        "truncate(true",
+        ".set_len(",
+        ".set_modified(",
+        ".set_times(",
+        ".set_permissions(",
+        ".sync_all(",
+        ".sync_data(",
+        "write_at(",
+        "::Write;",
+        "{Write",
+        " Write,",
+        " Write}",
+        "tempfile",
+        "tokio::fs",
+    ];
+    let of_get = |name: &str| {
+        ["src/get.rs", "src/file_writer.rs"].contains(&name)
+            || name.starts_with("src/get/")
+            || name.starts_with("cli/commands/get/")
+    };
+    let sources = sources();
+    let checked: Vec<_> = sources.iter().filter(|(name, _)| of_get(name)).collect();
+    assert!(checked.len() > 8, "{}", checked.len());
+    none(with_words(checked.into_iter(), &words));
+}
+
 #[test]
 fn nothing_is_left_for_later() {
     let words =

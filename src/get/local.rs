@@ -1,12 +1,12 @@
 //! The local side of a get: what is there already, and putting whole files in their places.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::Wanted;
-use super::temporary::{Temporary, parent};
+use super::temporary::{Dirs, Temporary, parent};
 use crate::api::{ApiError, ApiResult, Code};
 use crate::chunk::FileHash;
 use crate::put::{Context, Overwrite};
@@ -87,53 +87,50 @@ pub(super) fn cannot(path: &Path, what: &str, error: &std::io::Error) -> ApiErro
     ApiError::new(Code::Internal, format!("cannot {what} {}: {error}", path.display()))
 }
 
-/// Syncs all, renames all, then syncs the directories.
+/// Syncs all, renames all, then syncs the directories. A directory that cannot be synced fails the files in it, which are
+/// there all the same.
 pub(super) async fn put_in_place(
     seam: &Seam,
+    dirs: &mut Dirs,
     files: Vec<(Wanted, Temporary)>,
     overwrite: Overwrite,
 ) -> Vec<(Wanted, ApiResult<()>)> {
-    seam.offload(move || {
-        let mut synced = Vec::with_capacity(files.len());
-        for (wanted, mut temporary) in files {
-            let result = temporary.sync(&wanted).map_err(|error| cannot(&wanted.dest, "sync", &error));
-            synced.push((wanted, temporary, result));
+    let (mut placed, into) = seam.offload(move || place_all(files, overwrite)).await;
+    let unsynced: BTreeMap<_, _> = dirs.sync(seam, into).await.into_iter().collect();
+    for (wanted, result) in &mut placed {
+        if let (Ok(()), Some(error)) = (&result, unsynced.get(parent(&wanted.dest))) {
+            *result = Err(cannot(&wanted.dest, "sync the directory of", error));
         }
-        let mut dirs = BTreeSet::new();
-        let mut placed = Vec::with_capacity(synced.len());
-        for (wanted, mut temporary, result) in synced {
-            let result = result.and_then(|()| {
-                dirs.insert(parent(&wanted.dest).to_owned());
-                temporary.place(&wanted.dest, overwrite).map_err(|error| match error.kind() {
-                    std::io::ErrorKind::AlreadyExists => {
-                        ApiError::new(Code::Exists, format!("{} appeared meanwhile", wanted.dest.display()))
-                    }
-                    _ => cannot(&wanted.dest, "put in place", &error),
-                })
-            });
-            if result.is_err() {
-                temporary.give_up();
-            }
-            placed.push((wanted, result));
-        }
-        sync_dirs(&dirs, &mut placed);
-        placed
-    })
-    .await
+    }
+    placed
 }
 
-/// A directory that cannot be synced fails the files in it, which are there all the same.
-fn sync_dirs(dirs: &BTreeSet<PathBuf>, placed: &mut [(Wanted, ApiResult<()>)]) {
-    if !cfg!(unix) {
-        return;
+/// Syncs all, then renames all; gives also the directories that they are in.
+fn place_all(
+    files: Vec<(Wanted, Temporary)>,
+    overwrite: Overwrite,
+) -> (Vec<(Wanted, ApiResult<()>)>, BTreeSet<PathBuf>) {
+    let mut synced = Vec::with_capacity(files.len());
+    for (wanted, mut temporary) in files {
+        let result = temporary.sync(&wanted).map_err(|error| cannot(&wanted.dest, "sync", &error));
+        synced.push((wanted, temporary, result));
     }
-    for dir in dirs {
-        if let Err(error) = File::open(dir).and_then(|dir| dir.sync_all()) {
-            for (wanted, result) in placed.iter_mut().filter(|(wanted, _)| parent(&wanted.dest) == dir) {
-                if result.is_ok() {
-                    *result = Err(cannot(&wanted.dest, "sync the directory of", &error));
+    let mut dirs = BTreeSet::new();
+    let mut placed = Vec::with_capacity(synced.len());
+    for (wanted, mut temporary, result) in synced {
+        let result = result.and_then(|()| {
+            dirs.insert(parent(&wanted.dest).to_owned());
+            temporary.place(&wanted.dest, overwrite).map_err(|error| match error.kind() {
+                std::io::ErrorKind::AlreadyExists => {
+                    ApiError::new(Code::Exists, format!("{} appeared meanwhile", wanted.dest.display()))
                 }
-            }
+                _ => cannot(&wanted.dest, "put in place", &error),
+            })
+        });
+        if result.is_err() {
+            temporary.give_up();
         }
+        placed.push((wanted, result));
     }
+    (placed, dirs)
 }

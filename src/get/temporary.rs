@@ -20,6 +20,7 @@ use crate::api::{ApiError, ApiResult, ChunkDesc, Code, OpenFile};
 use crate::buffers;
 use crate::failpoint::{Step, reached};
 use crate::file_writer::FileWriter;
+use crate::files;
 use crate::id::{ChunkId, sha256};
 use crate::put::Overwrite;
 use crate::seal::{self, Key};
@@ -58,10 +59,15 @@ pub(super) fn parent(dest: &Path) -> &Path {
 /// Directories that a get is writing into. Each is locked, shared with other gets: who gets the lock alone knows that the
 /// temporary files in it were left by gets that were killed.
 #[derive(Default)]
-pub(super) struct Dirs(BTreeMap<PathBuf, Dir>);
+pub(super) struct Dirs {
+    entered: BTreeMap<PathBuf, Dir>,
+    named: Named,
+}
 
 #[derive(Default)]
 struct Dir {
+    /// Whether what was there when it was entered has durable names.
+    settled: bool,
     /// Where the system has such locks for directories.
     lock: Option<File>,
     /// Temporary files that were there at first, and that this get does not go on with.
@@ -72,10 +78,10 @@ impl Dirs {
     /// Enters the directory of a destination. Never waits for another get.
     pub(super) async fn enter(&mut self, seam: &Seam, dest: &Path) {
         let dir = parent(dest);
-        if !self.0.contains_key(dir) {
+        if !self.entered.contains_key(dir) {
             let (dir, entered) = (dir.to_owned(), dir.to_owned());
             let found = seam.offload(move || Dir::enter(&entered)).await.unwrap_or_default();
-            self.0.insert(dir, found);
+            self.entered.insert(dir, found);
         }
         // Somebody wants a file of such a name: then it is theirs.
         self.keep(dest);
@@ -83,21 +89,50 @@ impl Dirs {
 
     /// Says that a file is none that was left, or that it is gone on with.
     pub(super) fn keep(&mut self, path: &Path) {
-        if let (Some(dir), Some(name)) = (self.0.get_mut(parent(path)), path.file_name()) {
+        if let (Some(dir), Some(name)) = (self.entered.get_mut(parent(path)), path.file_name()) {
             dir.left.remove(name);
         }
     }
 
     /// How many there are.
     pub(super) fn count(&self) -> usize {
-        self.0.len()
+        self.entered.len()
+    }
+
+    /// Makes the names of what is in the directory of a destination durable: a get that was killed may have put it there,
+    /// and not have come to that.
+    pub(super) async fn settle(&mut self, seam: &Seam, dest: &Path) -> io::Result<()> {
+        let dir = parent(dest);
+        if self.entered.get(dir).is_some_and(|dir| dir.settled) || !may_name(dir) {
+            return Ok(());
+        }
+        self.sync(seam, BTreeSet::from([dir.to_owned()])).await.into_iter().try_for_each(|(_, error)| Err(error))?;
+        if let Some(dir) = self.entered.get_mut(dir) {
+            dir.settled = true;
+        }
+        Ok(())
+    }
+
+    /// Makes all names in these directories durable, and those that lead to them; gives where it failed.
+    pub(super) async fn sync(&mut self, seam: &Seam, dirs: BTreeSet<PathBuf>) -> Vec<(PathBuf, io::Error)> {
+        let mut named = std::mem::take(&mut self.named);
+        let (named, failed) = seam
+            .offload(move || {
+                let failed = named.sync(&dirs);
+                (named, failed)
+            })
+            .await;
+        self.named = named;
+        failed
     }
 
     /// Leaves all of them but that of `dest`, and removes what was left in them, unless another get is at work there.
     pub(super) async fn leave_but(&mut self, seam: &Seam, dest: Option<&Path>) {
-        let (stay, leave) =
-            std::mem::take(&mut self.0).into_iter().partition(|(dir, _)| dest.is_some_and(|dest| dir == parent(dest)));
-        self.0 = stay;
+        let (stay, leave) = std::mem::take(&mut self.entered)
+            .into_iter()
+            .partition(|(dir, _)| dest.is_some_and(|dest| dir == parent(dest)));
+        self.entered = stay;
+        self.named.0.retain(|dir| dest.is_some_and(|dest| dest.starts_with(dir)));
         let leave: BTreeMap<PathBuf, Dir> = leave;
         seam.offload(move || leave.iter().for_each(|(path, dir)| dir.leave(path))).await;
     }
@@ -111,15 +146,59 @@ impl Dir {
             |entry: &DirEntry| is_temporary(&entry.file_name()) && entry.file_type().is_ok_and(|t| t.is_file());
         let entries = std::fs::read_dir(dir).ok()?.flatten();
         let left = entries.filter(temporary).map(|entry| entry.file_name()).collect();
-        Some(Self { lock: Some(lock), left })
+        Some(Self { settled: false, lock: Some(lock), left })
     }
 
     fn leave(&self, dir: &Path) {
         if !self.left.is_empty() && self.lock.as_ref().is_some_and(|lock| lock.try_lock().is_ok()) {
             // What cannot be removed stays, and harms nothing.
-            self.left.iter().for_each(|name| drop(std::fs::remove_file(dir.join(name))));
+            self.left.iter().for_each(|name| drop(files::remove(&dir.join(name))));
         }
     }
+}
+
+/// Directories that were found to exist, and whose own names were then made durable in the directory above them: syncing
+/// a file, or the directory that it is in, keeps neither from being lost with a directory further up.
+#[derive(Default)]
+struct Named(BTreeSet<PathBuf>);
+
+impl Named {
+    /// Syncs each of the directories, then, on the way up from each, all in which a get may have made a name.
+    fn sync(&mut self, dirs: &BTreeSet<PathBuf>) -> Vec<(PathBuf, io::Error)> {
+        let (mut failed, mut synced) = (Vec::new(), BTreeSet::new());
+        // Systems without directories that can be opened have nothing to sync.
+        for dir in dirs.iter().filter(|_| cfg!(unix)) {
+            let mut sync = |at: &Path| {
+                if !synced.contains(at) {
+                    files::sync_dir(at)?;
+                    synced.insert(at.to_owned());
+                }
+                Ok(())
+            };
+            let mut done = sync(dir);
+            let mut at = dir.as_path();
+            while done.is_ok() && at.file_name().is_some() && !self.0.contains(at) && may_name(parent(at)) {
+                done = sync(parent(at));
+                if done.is_ok() {
+                    self.0.insert(at.to_owned());
+                }
+                at = parent(at);
+            }
+            failed.extend(done.err().map(|error| (dir.clone(), error)));
+        }
+        failed
+    }
+}
+
+/// Whether this user could have made a name in a directory, and can sync it.
+#[cfg(unix)]
+fn may_name(dir: &Path) -> bool {
+    rustix::fs::access(dir, rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK).is_ok()
+}
+
+#[cfg(not(unix))]
+fn may_name(_dir: &Path) -> bool {
+    false
 }
 
 /// What an earlier get left of a file, and nobody else is at work on.
@@ -163,7 +242,7 @@ impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.stays {
             // What cannot be removed is found by its name: see [`Dirs::leave_but`].
-            drop(std::fs::remove_file(&self.path));
+            drop(files::remove(&self.path));
         }
     }
 }
@@ -194,7 +273,7 @@ impl Temporary {
     }
 
     fn new(path: PathBuf) -> io::Result<Self> {
-        let file = File::options().write(true).create_new(true).open(&path)?;
+        let file = files::create(File::options().write(true), &path)?;
         Ok(Self { path, file: Some(FileWriter::new(file)), kept: None, stays: false })
     }
 
@@ -207,8 +286,8 @@ impl Temporary {
         let flags = i32::try_from(flags.bits()).map_err(|_| io::ErrorKind::Unsupported)?;
         let open = |new| {
             let mut options = File::options();
-            options.read(true).write(true).create_new(new).custom_flags(flags);
-            options.open(&path)
+            options.read(true).write(true).custom_flags(flags);
+            if new { files::create(&options, &path) } else { options.open(&path) }
         };
         let (file, new) = match open(true) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (open(false)?, false),
@@ -221,6 +300,11 @@ impl Temporary {
         let writer = open(false)?;
         let same = writer.metadata().map(|other| (other.dev(), other.ino()) == (found.dev(), found.ino()))?;
         if !is_ours || !same {
+            let has_two_names = found.is_file() && found.nlink() > 1;
+            if has_two_names && same {
+                // One was put in place, and its name here outlived that: a get was killed, or the power went.
+                files::remove(&path)?;
+            }
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         Ok(Self { path, file: Some(FileWriter::new(writer)), kept: Some(Kept(Arc::new(file))), stays: !new })
@@ -281,16 +365,16 @@ impl Temporary {
     pub(super) fn sync(&mut self, wanted: &Wanted) -> io::Result<()> {
         let file = File::options().write(true).open(&self.path)?;
         let modified = std::time::SystemTime::from(wanted.entry.modified);
-        file.set_modified(modified)?;
+        files::set_modified(&file, modified)?;
         #[cfg(unix)]
         if wanted.entry.executable {
             use std::os::unix::fs::PermissionsExt;
             let mode = file.metadata()?.permissions().mode();
             let readers = (mode & 0o444) >> 2;
-            file.set_permissions(PermissionsExt::from_mode(mode | readers))?;
+            files::set_permissions(&file, PermissionsExt::from_mode(mode | readers))?;
         }
         reached(Step::File);
-        file.sync_all()
+        files::sync(&file)
     }
 
     /// Gives it its name.
@@ -298,8 +382,8 @@ impl Temporary {
         self.file = None;
         if overwrite == Overwrite::Never {
             // A hard link fails where something is, so that what appeared meanwhile is not replaced.
-            match std::fs::hard_link(&self.path, dest) {
-                Ok(()) => return std::fs::remove_file(&self.path).map(|()| self.stays = true),
+            match files::link(&self.path, dest) {
+                Ok(()) => return files::remove(&self.path).map(|()| self.stays = true),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
                 Err(_) if dest.symlink_metadata().is_ok() => {
                     return Err(io::Error::from(io::ErrorKind::AlreadyExists));
@@ -309,7 +393,7 @@ impl Temporary {
             }
         }
         reached(Step::File);
-        std::fs::rename(&self.path, dest)?;
+        files::rename(&self.path, dest)?;
         reached(Step::File);
         self.stays = true;
         Ok(())
@@ -390,7 +474,7 @@ mod tests {
         std::fs::hard_link(&precious, &path).unwrap();
         assert_ne!(create().await.path, path, "another file under this name");
         assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
-        std::fs::remove_file(&path).unwrap();
+        assert!(!path.exists(), "a second name is nothing to keep");
         let first = create().await;
         assert_eq!((&first.path, first.kept().is_some()), (&path, false));
         assert_ne!(create().await.path, path, "another get is at work on it");

@@ -17,6 +17,8 @@ mod inputs;
 mod matrix;
 mod names;
 mod nodes;
+#[cfg(unix)]
+mod power;
 mod races;
 mod reading;
 mod removal;

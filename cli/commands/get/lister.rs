@@ -108,7 +108,7 @@ impl Lister {
 }
 
 fn make(dir: &Path) -> Outcome<()> {
-    fs::create_dir_all(dir).map_err(|error| {
+    bytenode::get::make_dirs(dir).map_err(|error| {
         let mut failure = Failure::io(format!("cannot make {}: {error}", dir.display()), &error);
         failure.causes.clear();
         failure
