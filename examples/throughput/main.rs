@@ -9,8 +9,11 @@
 mod bounds;
 mod pool;
 mod probe;
+#[path = "../support/process.rs"]
+mod process;
 mod table;
 mod tail;
+#[path = "../support/usage.rs"]
 mod usage;
 
 use std::path::{Path, PathBuf};

@@ -3,15 +3,15 @@
 //! Nothing outlives it: ours end when their standard input does, however this process ends; Kubo's are ended by their
 //! numbers, and a watcher of the same kind as ours ends them if this process is killed.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::Kind;
+use crate::process::{self, executable, serve};
 
 /// How long a daemon may take to start.
 const START: Duration = Duration::from_secs(60);
@@ -96,18 +96,12 @@ impl Pool {
 
     /// The admin's token.
     pub fn token(&self) -> Result<String> {
-        Ok(std::fs::read_to_string(self.coordinator_data.join("admin.token"))?.trim().to_owned())
+        process::token(&self.coordinator_data)
     }
 
     /// A `bytenode` command, signed in, that reads nothing of the user's own profile.
     pub fn client(&self) -> Result<Command> {
-        let mut command = Command::new(&self.executable);
-        command.env("BYTENODE_URL", &self.url).env("BYTENODE_TOKEN", self.token()?);
-        command.env("HOME", self.home.path()).stdin(Stdio::null());
-        for name in ["XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "BYTENODE_PROFILE"] {
-            command.env_remove(name);
-        }
-        Ok(command)
+        process::client(&self.executable, &self.url, &self.coordinator_data, self.home.path())
     }
 
     fn start_builtin(&self, name: String, path: PathBuf) -> Result<PoolNode> {
@@ -128,46 +122,6 @@ impl Pool {
         ensure!(output.status.success(), "node {} did not join: {said}", node.name);
         Ok(())
     }
-}
-
-fn executable() -> Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    // target/release/examples/throughput
-    let dir = own.parent().and_then(Path::parent).context("the example is not where cargo builds it")?;
-    let found = dir.join(format!("bytenode{}", std::env::consts::EXE_SUFFIX));
-    let profile = if cfg!(debug_assertions) { "" } else { " --release" };
-    ensure!(found.is_file(), "{} is not there; build it first: cargo build{profile}", found.display());
-    Ok(found)
-}
-
-/// Starts one of our own processes; it ends with this one.
-fn serve(executable: &Path, role: &str, data: &Path, more: &[&str]) -> Result<(Child, String)> {
-    std::fs::create_dir_all(data)?;
-    private(data)?;
-    let log = std::fs::File::create(data.with_extension("log"))?;
-    let mut command = Command::new(executable);
-    command.arg(role).arg("--data").arg(data).args(["--listen", "127.0.0.1:0", "--stop-on-eof"]).args(more);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn()?;
-    let mut line = String::new();
-    let stdout = child.stdout.take().context("standard output is a pipe")?;
-    BufReader::new(stdout).read_line(&mut line)?;
-    if !line.starts_with("http://") {
-        let _ = child.kill();
-        let _ = child.wait();
-        bail!("{role} did not start; see {}", data.with_extension("log").display());
-    }
-    Ok((child, line.trim().to_owned()))
-}
-
-#[cfg(unix)]
-fn private(dir: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    Ok(std::fs::set_permissions(dir, PermissionsExt::from_mode(0o700))?)
-}
-
-#[cfg(not(unix))]
-fn private(_dir: &Path) -> Result<()> {
-    bail!("the pool runs on Linux and macOS")
 }
 
 /// Whether `ipfs` is there.
