@@ -220,7 +220,11 @@ pub fn abort(c: &Connection, id: PackId) -> CatalogResult<bool> {
 /// # Errors
 /// [`CatalogError`].
 pub fn abort_repairs(c: &Connection) -> CatalogResult<()> {
-    c.execute("UPDATE pack SET state = 3 WHERE state IN (0, 1) AND upload IS NULL AND replaces IS NULL", [])?;
+    c.execute(
+        "UPDATE pack INDEXED BY pack_repairing SET state = 3
+         WHERE state IN (0, 1) AND upload IS NULL AND replaces IS NULL",
+        [],
+    )?;
     Ok(())
 }
 

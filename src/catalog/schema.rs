@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::CatalogError;
 
 /// All migrations: the first makes version 1.
-const MIGRATIONS: &[&str] = &[V1, V2, V3];
+const MIGRATIONS: &[&str] = &[V1, V2, V3, V4];
 
 /// The version that this build writes.
 pub(super) const VERSION: usize = MIGRATIONS.len();
@@ -282,6 +282,11 @@ UPDATE pool SET adopted = epoch + 1;
 
 -- Why nothing may be changed until a person decides.
 ALTER TABLE pool ADD COLUMN read_only TEXT;
+";
+
+const V4: &str = "
+-- Packs of repairs that have not come to an end: a start gives them up, and must not look at all others to find them.
+CREATE INDEX pack_repairing ON pack(id) WHERE state IN (0, 1) AND upload IS NULL AND replaces IS NULL;
 ";
 
 /// What makes a catalog of the first version at a path, for tests.

@@ -223,7 +223,7 @@ HAVING max(at) <= ?1 AND count(*) = (SELECT count(*) FROM entry e WHERE e.versio
 const LOOSE: &str = "
 INSERT INTO temp.loose
 SELECT chunk_id FROM loose_chunk
-UNION SELECT m.chunk_id FROM temp.gone g JOIN manifest m ON m.version_id = g.id;
+UNION SELECT m.chunk_id FROM temp.gone g CROSS JOIN manifest m ON m.version_id = g.id;
 DELETE FROM temp.loose WHERE EXISTS (
     SELECT 1 FROM manifest m WHERE m.chunk_id = loose.id AND m.version_id NOT IN (SELECT id FROM temp.gone));
 ";

@@ -134,69 +134,119 @@ async fn a_long_question_is_answered_and_a_wrong_one_is_not_taken_for_slow() {
     assert!(matches!(wrong, Err(CatalogError::Sqlite(_))), "{wrong:?}");
 }
 
-/// The SQL in the string literals of a source file, with its constants filled in.
-fn statements(source: &str) -> Vec<String> {
+/// Tables that grow with what is stored. The others have a row for the pool, a node, a user or a start.
+const GROWS: [&str; 9] =
+    ["version", "entry", "chunk", "manifest", "pack", "replica", "key_page", "loose_chunk", "lease"];
+
+/// Statements that go over a whole table or index all the same, by how they begin, and why they may.
+const MAY_SCAN: [(&str, &str); 7] = [
+    ("SELECT id FROM lease WHERE ended_at IS NOT NULL", "puts under way are limited for each user"),
+    ("SELECT id, user_id, vault_id, replicas", "once a start, over puts under way"),
+    ("UPDATE pack INDEXED BY pack_repairing", "the index holds only packs of repairs that did not end"),
+    ("SELECT {COLUMNS} FROM pack INDEXED BY pack_replacing", "the index holds only packs that are being made smaller"),
+    ("WITH touched(id, kept)", "of packs, those that are to be dropped; of a dry run"),
+    ("INSERT INTO temp.loose", "what a dry run foresees includes all that the next sweep would look at"),
+    ("SELECT count(*) FROM chunk", "of a backup's copy, which is read from end to end anyway"),
+];
+
+/// The string literals of a source file, but for its tests.
+fn literals(source: &str) -> Vec<String> {
+    let code = source.split("#[cfg(test)]").next().unwrap().replace("'\"'", "");
+    let (mut found, mut rest) = (Vec::new(), code.as_str());
+    while let Some(at) = rest.find(['"', '/']) {
+        rest = if let Some(text) = rest[at..].strip_prefix('"') {
+            let escaped = |end: usize| text[..end].ends_with('\\') && !text[..end].ends_with("\\\\");
+            let end = text.match_indices('"').map(|(end, _)| end).find(|end| !escaped(*end)).unwrap();
+            found.push(text[..end].trim().to_owned());
+            &text[end + 1..]
+        } else if rest[at..].starts_with("//") {
+            rest[at..].split_once('\n').map_or("", |(_, rest)| rest)
+        } else {
+            &rest[at + 1..]
+        };
+    }
+    found
+}
+
+/// All SQL of the catalog and of the coordinator: as it is written, and with constants filled in.
+fn statements() -> Vec<(String, String)> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut dirs, mut found) = (vec![src.join("catalog"), src.join("coordinator")], Vec::new());
+    while let Some(dir) = dirs.pop() {
+        for path in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                dirs.extend((!path.ends_with("tests")).then_some(path));
+            } else if !["tests.rs", "schema.rs"].iter().any(|not| path.ends_with(not)) {
+                found.extend(statements_in(&std::fs::read_to_string(path).unwrap()));
+            }
+        }
+    }
+    found
+}
+
+fn statements_in(source: &str) -> Vec<(String, String)> {
     let constant = |name: &str| {
         let (_, after) = source.split_once(&format!("const {name}: &str ="))?;
         Some(after.split('"').nth(1)?.to_owned())
     };
     let mut found = Vec::new();
-    for literal in source.split('"').skip(1).step_by(2) {
-        let mut text = literal.to_owned();
+    for written in literals(source).iter().flat_map(|literal| literal.split(';')).map(str::trim) {
+        let mut text = written.to_owned();
         for name in ["ENTRY", "COLUMNS"] {
             if let Some(value) = constant(name) {
                 text = text.replace(&format!("{{{name}}}"), &value);
             }
         }
         let verb = text.split_whitespace().next().unwrap_or_default();
-        if ["SELECT", "UPDATE", "DELETE", "INSERT", "WITH"].contains(&verb) && !text.contains('{') && text.contains('?')
-        {
-            found.push(text);
+        // A constant is part of others.
+        let part = constant("ENTRY").is_some_and(|entry| entry.trim() == text);
+        if ["SELECT", "UPDATE", "DELETE", "INSERT", "WITH"].contains(&verb) && text.contains(' ') && !part {
+            found.push((written.to_owned(), text));
         }
     }
     found
 }
 
+/// How SQLite's plan names the tables of a statement that grow: by their aliases where they have one.
+fn growing(sql: &str) -> Vec<String> {
+    let words: Vec<&str> = sql.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|w| !w.is_empty()).collect();
+    let mut names = Vec::new();
+    for at in words.windows(2).filter(|at| GROWS.contains(&at[0])) {
+        names.extend([at[0].to_owned(), at[1].to_owned()]);
+    }
+    names.extend(words.last().filter(|last| GROWS.contains(last)).map(|last| (*last).to_owned()));
+    names
+}
+
+/// Whatever is stored, no statement reads all of a table to answer: each finds what it needs by an index.
 #[tokio::test]
 async fn no_statement_scans_a_table_that_grows() {
     let catalog = Catalog::in_memory(Seam::simulated(1)).unwrap();
-    let sources = [
-        include_str!("charge.rs"),
-        include_str!("chunks.rs"),
-        include_str!("files.rs"),
-        include_str!("packs.rs"),
-        include_str!("sweep.rs"),
-        include_str!("users.rs"),
-        include_str!("../coordinator/commit.rs"),
-        include_str!("../coordinator/health.rs"),
-        include_str!("../coordinator/leases.rs"),
-    ];
-    let grows = ["version", "entry", "chunk", "manifest", "pack", "replica", "key_page", "loose_chunk", "lease"];
-    let aliases = ["v", "e", "c", "r"];
-    let mut seen = 0;
-    for sql in sources.into_iter().flat_map(statements) {
+    let (mut seen, mut excused) = (0, std::collections::BTreeSet::new());
+    for (written, sql) in statements() {
         let text = sql.clone();
-        let steps: Vec<String> = catalog
-            .read(move |c| {
-                c.execute_batch(sweep::FORESEE)?;
-                let mut plan = c.prepare(&format!("EXPLAIN QUERY PLAN {text}"))?;
-                let mut rows = plan.raw_query();
-                let mut steps = Vec::new();
-                while let Some(row) = rows.next()? {
-                    steps.push(row.get(3)?);
-                }
-                Ok(steps)
-            })
-            .await
-            .unwrap();
+        let plan = move |c: &Connection| {
+            c.execute_batch(sweep::FORESEE)?;
+            let mut plan = c.prepare(&format!("EXPLAIN QUERY PLAN {text}"))?;
+            let mut rows = plan.raw_query();
+            let mut steps: Vec<String> = Vec::new();
+            while let Some(row) = rows.next()? {
+                steps.push(row.get(3)?);
+            }
+            Ok(steps)
+        };
+        let steps = catalog.read(plan).await.unwrap_or_else(|error| panic!("{sql}\n{error}"));
         seen += 1;
-        for step in &steps {
+        let names = growing(&sql);
+        let scans = |step: &&String| {
             let scanned = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next());
-            let table = scanned.is_some_and(|name| grows.contains(&name) || aliases.contains(&name));
-            // A partial index that holds only what is to be done is as short as the work.
-            let short = ["version_short", "pack_replacing", "pack_dropping"].iter().any(|index| step.contains(index));
-            assert!(!table || short, "{sql}\n{steps:#?}");
-        }
+            scanned.is_some_and(|name| names.iter().any(|grows| grows == name))
+        };
+        let Some(step) = steps.iter().find(scans) else { continue };
+        let known = MAY_SCAN.iter().find(|(begins, _)| written.starts_with(begins));
+        let (begins, _) = known.unwrap_or_else(|| panic!("{step}: {sql}\n{steps:#?}"));
+        excused.insert(*begins);
     }
-    assert!(seen > 60, "only {seen} statements were found");
+    assert!(seen > 100, "only {seen} statements were found");
+    assert_eq!(excused.len(), MAY_SCAN.len(), "an excuse is no longer needed: only {excused:#?}");
 }
