@@ -1,11 +1,12 @@
 //! The catalog: SQLite, the only truth about names, versions, chunks and packs.
 //!
-//! One writer thread commits queued changes in groups; a few read-only connections answer questions. In a simulation one
-//! in-memory connection does both, on the calling task, and others may run before and after each, as they do beside the
-//! threads; what was committed stays though nobody waits for it any more. Nothing here contacts a node, and no
-//! transaction waits for one.
+//! One writer thread commits queued changes in groups, and another moves what was committed from the log into the file;
+//! a few read-only connections answer questions. In a simulation one in-memory connection does all of it, on the calling
+//! task, and others may run before and after each, as they do beside the threads; what was committed stays though nobody
+//! waits for it any more. Nothing here contacts a node, and no transaction waits for one.
 
 pub mod charge;
+mod checkpoint;
 pub mod chunks;
 pub mod files;
 pub mod nodes;
@@ -143,9 +144,11 @@ impl Catalog {
         let (writer, jobs) = mpsc::channel(QUEUE);
         let longest = Longest::of(&mut connection)?;
         let measure = longest.clone();
+        let moving = checkpoint::start(path)?;
+        connection.pragma_update_and_check(None, "wal_autocheckpoint", checkpoint::WRITER_MOVES_FROM, |_| Ok(()))?;
         std::thread::Builder::new()
             .name("catalog".into())
-            .spawn(move || write_all(connection, jobs, &measure))
+            .spawn(move || write_all(connection, jobs, &measure, &moving))
             .map_err(|source| CatalogError::Io { path: path.to_owned(), source })?;
         let readers = Readers {
             path: path.to_owned(),
@@ -374,7 +377,12 @@ impl Longest {
 
 /// The writer thread: takes what is queued, gives each change a savepoint of its own, commits all at once, and answers
 /// only then. Ends when the last handle is gone.
-fn write_all(mut connection: Connection, mut jobs: mpsc::Receiver<Job>, longest: &Longest) {
+fn write_all(
+    mut connection: Connection,
+    mut jobs: mpsc::Receiver<Job>,
+    longest: &Longest,
+    moving: &std::sync::mpsc::SyncSender<()>,
+) {
     let mut group = Vec::with_capacity(GROUP);
     while jobs.blocking_recv_many(&mut group, GROUP) > 0 {
         let mut replies = Vec::with_capacity(group.len());
@@ -386,6 +394,8 @@ fn write_all(mut connection: Connection, mut jobs: mpsc::Receiver<Job>, longest:
         for reply in replies {
             reply(failed.as_ref().map(copy_error));
         }
+        // Where one waits already, it stands for this one too.
+        let _ = moving.try_send(());
     }
 }
 
