@@ -2,6 +2,7 @@
 //! is planned is exactly what [`super::repair`] executes.
 
 pub(super) mod acts;
+mod listed;
 mod rows;
 mod standing;
 
@@ -11,6 +12,7 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 
 use self::acts::{Batch, plan_copies};
+use self::listed::Listed;
 use self::rows::{ChunkState, ReplicaRow, chunk_page};
 use self::standing::{Answers, Said, Standing, finding_kinds};
 use super::Coordinator;
@@ -114,19 +116,15 @@ impl Coordinator {
         let ask = members.iter().map(|member| async move {
             let listed = async {
                 self.ask(member).await?;
-                let (mut packs, mut chunks) = (HashSet::new(), HashSet::new());
+                let (mut packs, mut chunks) = (HashSet::new(), Listed::default());
                 member
                     .node
                     .list_packs(&mut |root| {
                         packs.insert(root);
                     })
                     .await?;
-                member
-                    .node
-                    .list_chunks(&mut |chunk| {
-                        chunks.insert(chunk);
-                    })
-                    .await?;
+                member.node.list_chunks(&mut |chunk| chunks.add(&chunk)).await?;
+                chunks.settle();
                 Ok::<_, NodeError>(Said::Listed { packs, chunks })
             };
             let said = listed.await.unwrap_or_else(|error| {

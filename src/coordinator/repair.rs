@@ -13,7 +13,7 @@ use super::health::acts::{Act, Batch, Means, Source};
 use super::health::{Check, Diagnosis};
 use super::judge::Depth;
 use super::registry::{Member, View};
-use crate::admin::{Do, HealthReport, HealthRequest};
+use crate::admin::{Do, HealthReport, HealthRequest, NodeState};
 use crate::api::{ApiError, ApiResult, Code};
 use crate::catalog::packs::{self, NewPack, PackState, Proof, Reach};
 use crate::catalog::{chunks, micros};
@@ -26,8 +26,12 @@ const STEP: usize = 500;
 /// Rounds of finding and mending after which a check gives its verdict; more only while there is more to mend than one
 /// round takes, and something of it is done.
 const ROUNDS: usize = 3;
-/// How often all nodes are asked about all copies, though nothing seems to be missing.
+/// How often all nodes are asked about all copies, though nothing seems to be missing,
 const CHECK_EVERY: Duration = Duration::from_secs(600);
+/// but in a large pool only after so many times what the last such check took, unless nodes came or went:
+const REST: u32 = 200;
+/// then after this time at the latest.
+const LONGEST_REST: Duration = Duration::from_secs(6 * 3600);
 /// How long the background waits at least between two repairs.
 const PAUSE: Duration = Duration::from_secs(10);
 /// Notices that a report carries.
@@ -69,19 +73,38 @@ impl Coordinator {
     }
 
     /// Keeps the pool in repair, for as long as it is polled: at once when something is known to be short, and now and then
-    /// because nobody may have noticed.
+    /// because nobody may have noticed. A check costs what the pool is large, so a large one rests longer.
     pub async fn keep_in_repair(&self) {
+        let (mut answering, mut rested) = (None, self.seam.monotonic());
         loop {
-            drop(tokio::time::timeout(CHECK_EVERY, self.repair_wanted.notified()).await);
-            if self.may_change().is_err() {
+            let wanted = tokio::time::timeout(CHECK_EVERY, self.repair_wanted.notified()).await.is_ok();
+            let now = self.answering();
+            let due = wanted || self.seam.monotonic() >= rested || answering.as_ref() != Some(&now);
+            if !due || self.may_change().is_err() {
                 continue;
             }
+            let began = self.seam.monotonic();
             match self.mend(Check::default()).await {
-                Ok(report) => tracing::info!(repaired = report.repaired, remaining = report.remaining, "repair"),
-                Err(error) => tracing::warn!(%error, "repair"),
+                Ok(report) => {
+                    tracing::info!(repaired = report.repaired, remaining = report.remaining, "repair");
+                    let ended = self.seam.monotonic();
+                    rested = ended + ((ended - began) * REST).min(LONGEST_REST);
+                    // Else what could not be mended is tried again soon.
+                    answering = (report.remaining == 0).then_some(now);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "repair");
+                    answering = None;
+                }
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// The nodes and how each of them stands, which decides what a check can find.
+    fn answering(&self) -> Vec<(i64, NodeState)> {
+        let members = self.nodes.all();
+        members.iter().map(|member| (member.row.row, member.seen(self.policy.grace).state)).collect()
     }
 
     pub(super) async fn mend(&self, mut check: Check) -> ApiResult<HealthReport> {

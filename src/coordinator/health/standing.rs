@@ -4,15 +4,16 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::RangeInclusive;
 
 use crate::admin::FindingKind;
-use crate::id::{ChunkId, PackId, PackRoot};
+use crate::id::{PackId, PackRoot};
 
 use super::Check;
+use super::listed::Listed;
 use super::rows::{ChunkState, ReplicaRow};
 
 /// What one node said.
 pub(super) enum Said {
     Silent { lost: bool },
-    Listed { packs: HashSet<PackRoot>, chunks: HashSet<ChunkId> },
+    Listed { packs: HashSet<PackRoot>, chunks: Listed },
 }
 
 /// How one replica stands.
