@@ -238,9 +238,11 @@ async fn no_statement_scans_a_table_that_grows() {
         let steps = catalog.read(plan).await.unwrap_or_else(|error| panic!("{sql}\n{error}"));
         seen += 1;
         let names = growing(&sql);
+        // A page that is sorted after it was found costs as much as all that follow it.
+        let sorts = |step: &String| sql.contains("LIMIT ?") && step.starts_with("USE TEMP B-TREE FOR");
         let scans = |step: &&String| {
             let scanned = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next());
-            scanned.is_some_and(|name| names.iter().any(|grows| grows == name))
+            sorts(step) || scanned.is_some_and(|name| names.iter().any(|grows| grows == name))
         };
         let Some(step) = steps.iter().find(scans) else { continue };
         let known = MAY_SCAN.iter().find(|(begins, _)| written.starts_with(begins));

@@ -33,9 +33,11 @@ pub(in crate::coordinator) struct ChunkState {
 
 /// A page of chunks in use, with their replicas in live packs.
 pub(super) fn chunk_page(c: &Connection, after: i64) -> CatalogResult<Vec<ChunkState>> {
+    // Crossed, so that SQLite goes over the chunks in their order and stops after a page. From the manifests, it would sort
+    // all that follow to find the first few, for every page anew.
     let mut statement = c.prepare_cached(
         "SELECT c.id, c.vault_id, c.digest, c.bytes, max(v.replicas) FROM chunk c
-         JOIN manifest m ON m.chunk_id = c.id JOIN version v ON v.id = m.version_id
+         CROSS JOIN manifest m ON m.chunk_id = c.id CROSS JOIN version v ON v.id = m.version_id
          WHERE c.id > ?1 AND v.state = 1 AND v.expires_at IS NULL
          GROUP BY c.id ORDER BY c.id LIMIT ?2",
     )?;
