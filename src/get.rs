@@ -107,9 +107,9 @@ pub struct GetSummary {
 
 /// Fetches files. `wanted` is pulled from as work goes on. Parents of destinations must exist. A file appears under its
 /// name only whole, proved by its SHA-256 and synced; modification time and execute bit are restored. What is told of as
-/// there outlives a power loss, with every directory on the way to it in which this user could have made the next. Of a file of several
-/// chunks, a get that ends early leaves what it has in a temporary file, which the next get of the same goes on with after
-/// proving it; all others that were left in the directories of the destinations are removed.
+/// there outlives a power loss, with every directory on the way to it in which this user could have made the next. Of a
+/// file of several chunks, a get that ends early leaves what it has in a temporary file, which the next get of the same
+/// goes on with after proving it; all others that were left in the directories of the destinations are removed.
 ///
 /// # Errors
 /// Only what ends the whole get.
