@@ -226,6 +226,15 @@ pub fn copies(c: &Connection, chunk: i64, upload: Option<UploadId>) -> CatalogRe
     .collect()
 }
 
+/// Whether a chunk still has this row: rows of chunks that were released are given to others.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn is_at(c: &Connection, row: i64, chunk: &ChunkId) -> CatalogResult<bool> {
+    let mut statement = c.prepare_cached("SELECT 1 FROM chunk WHERE id = ?1 AND digest = ?2")?;
+    Ok(statement.exists(params![row, chunk.digest()])?)
+}
+
 /// A chunk's row, if it is known with this length.
 ///
 /// # Errors

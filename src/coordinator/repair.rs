@@ -17,9 +17,9 @@ use crate::admin::{Do, HealthReport, HealthRequest, NodeState};
 use crate::api::{ApiError, ApiResult, Code};
 use crate::catalog::packs::{self, NewPack, PackState, Proof, Reach};
 use crate::catalog::{chunks, micros};
-use crate::id::PackId;
+use crate::id::{ChunkId, PackId};
 use crate::node::{ChunkAt, NodeError, NodeFailure};
-use crate::pack::{MAX_BYTES, MAX_CHUNKS, Pack};
+use crate::pack::{MAX_BYTES, MAX_CHUNKS, Pack, PackHeader};
 
 /// Rows of versions, packs or chunks that one step of writing down touches.
 const STEP: usize = 500;
@@ -265,7 +265,7 @@ impl Coordinator {
             if taken.is_empty() {
                 return Ok(());
             }
-            match self.write_pack(member, vault, &taken).await? {
+            match self.write_pack(member, vault, &mut taken).await? {
                 Ok(()) => {
                     work.done += taken.len() as u64;
                     return Ok(());
@@ -284,18 +284,43 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Writes chunks to a node as one pack, and has it proved; the replicas in whose place they stand are forgotten then.
-    async fn write_pack(&self, member: &Member, vault: i64, taken: &[Taken<'_>]) -> ApiResult<Result<(), NotTaken>> {
-        let new = NewPack {
-            node: member.row.row,
-            vault,
-            upload: None,
-            replaces: None,
-            chunks: taken.iter().map(|one| one.act.chunk).collect(),
-            entries: taken.iter().map(|one| one.act.entry).collect(),
-        };
+    /// Issues a pack for chunks that were read, but for those that nothing needs any more: they go out of `taken`. Nothing
+    /// where none is left.
+    async fn issue(&self, member: &Member, vault: i64, taken: &mut Vec<Taken<'_>>) -> ApiResult<Option<PackHeader>> {
         let (pool, epoch, now) = (self.pool, self.epoch(), self.seam.now());
-        let header = self.write(move |c| packs::issue(c, pool, epoch, new, now)).await?;
+        let (node, wanted) =
+            (member.row.row, taken.iter().map(|one| (one.act.chunk, one.act.entry)).collect::<Vec<_>>());
+        let issue = move |c: &rusqlite::Connection| {
+            // What was released while it was read for this is not written; another chunk may have its row by now.
+            let mut still = Vec::with_capacity(wanted.len());
+            for (chunk, entry) in wanted {
+                if chunks::is_at(c, chunk, &entry.chunk)? {
+                    still.push((chunk, entry));
+                }
+            }
+            if still.is_empty() {
+                return Ok(None);
+            }
+            let (chunks, entries) = still.into_iter().unzip();
+            let new = NewPack { node, vault, upload: None, replaces: None, chunks, entries };
+            packs::issue(c, pool, epoch, new, now).map(Some)
+        };
+        let header = self.write(issue).await?;
+        let still: HashSet<ChunkId> =
+            header.iter().flat_map(|header| &header.entries).map(|entry| entry.chunk).collect();
+        taken.retain(|one| still.contains(&one.act.entry.chunk));
+        Ok(header)
+    }
+
+    /// Writes chunks to a node as one pack, and has it proved; the replicas in whose place they stand are forgotten then.
+    /// Of those that nothing needs any more, none is written or stays in `taken`.
+    async fn write_pack(
+        &self,
+        member: &Member,
+        vault: i64,
+        taken: &mut Vec<Taken<'_>>,
+    ) -> ApiResult<Result<(), NotTaken>> {
+        let Some(header) = self.issue(member, vault, taken).await? else { return Ok(Ok(())) };
         let id = header.id;
         let pack = Pack::new(header, taken.iter().map(|one| one.bytes.clone()).collect());
         let row = self.read(move |c| Ok((packs::get(c, id)?, packs::chunks(c, id)?))).await?;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytenode::admin::{Admin, FindingKind, HealthReport, HealthRequest, NodeState, Verdict};
 use bytenode::api::{Api, Append, BeginPut, Blob, ChunkDesc, Code, PackOutcome, PacksSent, Part, PlanChunks};
+use bytenode::coordinator::Until;
 use bytenode::id::ChunkId;
 use bytenode::node::NodeFailure;
 use bytenode::node::call::Call;
@@ -91,6 +92,34 @@ async fn an_unprotected_pack_has_no_proof() {
     pool.coordinator.ask_nodes().await;
     assert_eq!(pool.health().await.verdict, Verdict::Healthy);
     assert_eq!(pool.count("SELECT count(*) FROM pack WHERE state = 2 AND proved_at IS NULL").await, 0);
+}
+
+/// A repair ended with an error of the catalog when a chunk that it had read was released before it was written; and when
+/// another chunk had got the row by then, that one was said to have a copy that nobody had made.
+#[tokio::test(start_paused = true)]
+async fn what_is_released_while_it_is_repaired_is_not_written() {
+    for another in [false, true] {
+        let pool = Pool::new(Setup::kubo(2).replicas(2)).await;
+        pool.admin.put("bn:/a", &bytes(1, 2 * MIB)).await;
+        pool.nodes[0].memory.wipe();
+        // The first of the two is read, and waits for the second.
+        let source = &pool.nodes[1].fault;
+        source.order(Call::Read, When::Nth(2), Fault::Delay(Duration::from_secs(5)));
+        let before = source.calls(Call::Read);
+        let released = async {
+            until(|| source.calls(Call::Read) == before + 2).await;
+            pool.admin.rm("bn:/a").await;
+            pool.coordinator.sweep(Until::Now).await.unwrap();
+            if another {
+                pool.admin.put("bn:/b", &bytes(2, 2 * MIB)).await;
+            }
+        };
+        let (report, ()) = tokio::join!(pool.health(), released);
+        assert_eq!(report.verdict, Verdict::Healthy, "{report:?}");
+        let copies = if another { 4 } else { 0 };
+        assert_eq!(pool.count("SELECT count(*) FROM replica").await, copies);
+        assert_eq!(read_all(&pool).await.findings_total, 0);
+    }
 }
 
 /// With a live block cache a single chunk says nothing about the others.
