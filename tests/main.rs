@@ -49,7 +49,7 @@ mod node_builtin;
 #[cfg(unix)]
 mod node_identity;
 mod node_kubo;
-#[cfg(unix)]
+#[cfg(all(unix, debug_assertions))]
 mod node_power;
 mod node_probe;
 mod node_recorded;

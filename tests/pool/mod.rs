@@ -17,7 +17,7 @@ mod inputs;
 mod matrix;
 mod names;
 mod nodes;
-#[cfg(unix)]
+#[cfg(all(unix, debug_assertions))]
 mod power;
 mod races;
 mod reading;

@@ -11,7 +11,7 @@ pub mod cluster;
 pub mod exchange;
 pub mod kubo;
 pub mod pool;
-#[cfg(unix)]
+#[cfg(all(unix, debug_assertions))]
 pub mod power;
 pub mod proxy;
 pub mod traced;
