@@ -292,9 +292,10 @@ impl Coordinator {
             (member.row.row, taken.iter().map(|one| (one.act.chunk, one.act.entry)).collect::<Vec<_>>());
         let issue = move |c: &rusqlite::Connection| {
             // What was released while it was read for this is not written; another chunk may have its row by now.
-            let mut still = Vec::with_capacity(wanted.len());
+            let (mut still, mut seen) = (Vec::with_capacity(wanted.len()), HashSet::new());
             for (chunk, entry) in wanted {
-                if chunks::is_at(c, chunk, &entry.chunk)? {
+                // One copy stands in the place of all bad ones that the node has.
+                if chunks::is_at(c, chunk, &entry.chunk)? && seen.insert(chunk) {
                     still.push((chunk, entry));
                 }
             }
@@ -322,7 +323,9 @@ impl Coordinator {
     ) -> ApiResult<Result<(), NotTaken>> {
         let Some(header) = self.issue(member, vault, taken).await? else { return Ok(Ok(())) };
         let id = header.id;
-        let pack = Pack::new(header, taken.iter().map(|one| one.bytes.clone()).collect());
+        let mut seen = HashSet::new();
+        let each = taken.iter().filter(|one| seen.insert(one.act.chunk));
+        let pack = Pack::new(header, each.map(|one| one.bytes.clone()).collect());
         let row = self.read(move |c| Ok((packs::get(c, id)?, packs::chunks(c, id)?))).await?;
         let (Some(row), held) = row else {
             return Err(ApiError::new(Code::Internal, "a pack that was issued is gone"));

@@ -115,6 +115,13 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
+/// Seed 7,431: a node had two bad copies of one chunk, in two packs; a repair meant to write the chunk twice in one pack,
+/// which the catalog refused, and so the whole check failed. The chunk is written once, and stands for both.
+#[test]
+fn a_history_that_once_failed() {
+    play(7431, SCENES, None);
+}
+
 #[test]
 fn every_history_has_an_explanation() {
     let (first, count) = (number("BYTENODE_SIM_FIRST", 0), number("BYTENODE_SIM_SEEDS", SEEDS));
