@@ -7,8 +7,9 @@ use bytenode::api::{
     ReadChunks, Sha256, Span, VersionId,
 };
 use bytenode::grant::{PackReceipt, SigningKey};
-use bytenode::id::{ChunkId, PackId, PackRoot, UploadId};
+use bytenode::id::{ChunkId, NodeId, PackId, PackRoot, PoolId, UploadId};
 use bytenode::node::Receipt;
+use bytenode::pack::PackHeader;
 
 use crate::support::pool::{MIB, Pool, Setup, User, bytes, path};
 
@@ -110,6 +111,52 @@ async fn nothing_becomes_visible_that_was_not_proved() {
     let files = vec![commit(1, "bn:/b", 0, 0); MAX_FILES + 1];
     assert_eq!(session.commit_files(upload, &CommitFiles { files }).await.unwrap_err().code, Code::Usage);
     assert!(user.list("bn:/", 7).await.is_empty());
+}
+
+/// A receipt counts for the one pack of which it speaks. A node's genuine signature under anything else is worth nothing:
+/// another of its packs, another node, another pool, another length, a time to come.
+#[tokio::test(start_paused = true)]
+async fn a_receipt_counts_for_its_own_pack_alone() {
+    let pool = Pool::new(Setup::builtin(5)).await;
+    let (user, session) = (&pool.admin, &pool.admin.session);
+    let id = pool.coordinator.introduction().pool;
+    let key = |node: &NodeId| {
+        let keys = (1..=5).map(|seed| SigningKey::from_seed(&[seed; 32]));
+        keys.into_iter().find(|key| key.public().node_id() == *node).unwrap()
+    };
+    // What becomes of a put of one chunk whose nodes say this.
+    let put = async |number: u64, bend: fn(&mut PackReceipt)| {
+        let put = session.begin_put(&begin()).await.unwrap();
+        let planned = session.plan_chunks(put.upload, &append(0, 0, vec![desc(number)])).await.unwrap();
+        assert_eq!(planned.packs.len(), 3);
+        let packs = planned.packs.iter().map(|plan| {
+            let header = PackHeader { pool: id, epoch: put.epoch, id: plan.id, entries: plan.entries.clone() };
+            let (root, bytes, synced) = (header.root(), header.car_bytes(), pool.seam.now().as_second());
+            let mut said = PackReceipt { pool: id, node: plan.node.clone(), root, bytes, synced };
+            bend(&mut said);
+            PackOutcome::Sent { pack: plan.id, receipt: Receipt::Signed { token: key(&plan.node).receipt(&said) } }
+        });
+        drop(session.packs_sent(put.upload, &PacksSent { packs: packs.collect() }).await);
+        let files = vec![commit(0, &format!("bn:/{number}"), 1, 100)];
+        match &session.commit_files(put.upload, &CommitFiles { files }).await.unwrap()[..] {
+            [Committed::Refused { error, .. }] => Err(error.code),
+            [Committed::Done { .. }] => Ok(()),
+            other => panic!("{other:?}"),
+        }
+    };
+    let bent: [fn(&mut PackReceipt); 6] = [
+        |said| said.pool = PoolId::from_bytes([7; 16]),
+        |said| said.node = SigningKey::from_seed(&[99; 32]).public().node_id(),
+        |said| said.root = PackRoot::of(b"x"),
+        |said| said.bytes -= 1,
+        |said| said.bytes += 1,
+        |said| said.synced += 301,
+    ];
+    for (number, bend) in (0..).zip(bent) {
+        assert_eq!(put(number, bend).await, Err(Code::Temporary), "{number}");
+    }
+    assert!(user.list("bn:/", 7).await.is_empty());
+    assert_eq!(put(6, |_| ()).await, Ok(()), "the right one");
 }
 
 #[tokio::test(start_paused = true)]

@@ -211,8 +211,14 @@ impl World {
                         excuses.judge(user, &part);
                         let seen = if excuses.unsure(&part) { Seen::Unknown } else { part.seen };
                         let dirs = (first..steps.len()).filter(|at| matches!(steps[*at].act, Act::MakeDir { .. }));
-                        let after = before | dirs.fold(0, |bits, at| bits | 1 << at);
-                        steps.push(Step { of: number * 10 + op, after, act: part.act, seen });
+                        let mut after = before | dirs.fold(0, |bits, at| bits | 1 << at);
+                        let of = number * 10 + op;
+                        if excuses.may_be_earlier(&part.act) {
+                            let earlier = Step { of, after, act: part.act.clone(), seen: Seen::Unknown };
+                            after |= 1 << steps.len();
+                            steps.push(earlier);
+                        }
+                        steps.push(Step { of, after, act: part.act, seen });
                     }
                     before |= (first..steps.len()).fold(0, |bits, at| bits | 1 << at);
                 }
@@ -231,6 +237,12 @@ impl Excuses {
     /// Whether what was seen of a put may be of an earlier try whose answer was lost.
     fn unsure(&self, part: &Part) -> bool {
         matches!(part.act, Act::Put { .. }) && part.error.is_some() && (self.crashed || self.losing)
+    }
+
+    /// Whether an earlier try, whose answer was lost, may have done this before: what makes directories is tried again, and
+    /// somebody may have moved or removed them in between.
+    fn may_be_earlier(&self, act: &Act) -> bool {
+        matches!(act, Act::MakeDir { .. }) && (self.crashed || self.losing)
     }
 
     /// Fails for an error that nothing excuses.
