@@ -7,6 +7,7 @@ mod rows;
 mod standing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
@@ -83,11 +84,16 @@ pub(super) struct Diagnosis {
     pub read_only: Option<String>,
 }
 
+/// How long a wall clock may show the same time.
+const TICK: Duration = Duration::from_millis(20);
+
 impl Coordinator {
     /// Asks every node, and works out what is wrong and what to do.
     pub(super) async fn diagnose(&self, check: &Check) -> ApiResult<(Diagnosis, View)> {
-        // Before any node is asked: a pack that arrives meanwhile may be missing from what the node lists.
+        // Before any node is asked: a pack that arrives meanwhile may be missing from what the node lists. No proof from
+        // here on is of this very moment, so that those of it are older than what the nodes say.
         let began = self.seam.now();
+        tokio::time::sleep(TICK).await;
         let answers = Answers { check, said: self.ask_all(check).await };
         let view = self.nodes.view(self.policy.replicas);
         let mut found = Diagnosis { began, ..Diagnosis::default() };

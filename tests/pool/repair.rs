@@ -26,9 +26,10 @@ async fn read_all(pool: &Pool) -> HealthReport {
     pool.check(HealthRequest { read: true, dry_run: true, ..HealthRequest::default() }).await
 }
 
+/// Lets everybody go on, and their time pass, until something is so.
 async fn until(mut condition: impl FnMut() -> bool) {
     while !condition() {
-        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
