@@ -135,9 +135,10 @@ impl Damage {
         !self.excused.is_empty()
     }
 
-    /// Whether a copy was destroyed, in its pack or in one that its pack took the place of.
+    /// Whether a copy was destroyed, in its pack, in one that its pack took the place of, or in one that takes its place.
     pub fn excuses(&self, truth: &Truth, replica: &Replica) -> bool {
-        let mut roots = std::iter::successors(Some(replica.root), |root| truth.before.get(root).copied());
+        let latest = truth.successors.get(&replica.pack).unwrap_or(&replica.root);
+        let mut roots = std::iter::successors(Some(*latest), |root| truth.before.get(root).copied());
         roots.any(|root| self.excused.contains(&(replica.node, root, replica.chunk)))
     }
 }
