@@ -86,6 +86,7 @@ pub mod put;
 pub mod seal;
 pub mod seam;
 pub mod size;
+pub mod space;
 pub mod tree;
 pub mod unixfs;
 

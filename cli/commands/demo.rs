@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use bytenode::admin::{FindingKind, HealthRequest, Session};
 use bytenode::api::{Code, Entry};
+use bytenode::space::Space;
 use serde::Serialize;
 
 use crate::args::{examples, exits};
@@ -249,10 +250,9 @@ fn make(ctx: &Ctx, file: &Path) -> Outcome<()> {
 /// Refuses before anything starts when the disk could not hold it: nodes keep a reserve free.
 #[cfg(unix)]
 fn check_space(dir: &Path, bytes: u64) -> Outcome<()> {
-    let disk =
-        rustix::fs::statvfs(dir).map_err(|error| Failure::io("cannot see how much room there is", &error.into()))?;
-    let reserve = (1 << 30).max(disk.f_blocks.saturating_mul(disk.f_frsize) / 20);
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize).saturating_sub(reserve);
+    let disk = Space::of(dir).map_err(|error| Failure::io("cannot see how much room there is", &error))?;
+    let reserve = (1 << 30).max(disk.total_bytes / 20);
+    let free = disk.free_bytes.saturating_sub(reserve);
     let needed = bytes.saturating_mul(SHARES);
     if free >= needed {
         return Ok(());

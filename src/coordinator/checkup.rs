@@ -9,6 +9,7 @@ use super::uploads::MAX_MACHINE_BYTES;
 use super::{Coordinator, internal};
 use crate::admin::{CatalogDisk, CheckResult, NodeCheck, NodeRisks, NodeWay};
 use crate::api::{ApiError, ApiResult, Code};
+use crate::space::Space;
 
 /// How long the nodes may take to tell their risks, all at once: less than the limit of a call.
 const RISKS: Duration = Duration::from_secs(10);
@@ -51,8 +52,11 @@ impl Coordinator {
         let bytes = self.read(move |c| Ok(pragma(c, "page_count")?.saturating_mul(pragma(c, "page_size")?))).await?;
         let catalog_bytes = u64::try_from(bytes).unwrap_or(0);
         let dir = dir.to_owned();
-        let free = self.seam.offload(move || free_bytes(&dir)).await.map_err(internal)?;
-        Ok(free.map(|free_bytes| CatalogDisk { catalog_bytes, free_bytes }))
+        match self.seam.offload(move || Space::of(&dir)).await {
+            Ok(Space { free_bytes, .. }) => Ok(Some(CatalogDisk { catalog_bytes, free_bytes })),
+            Err(error) if error.kind() == std::io::ErrorKind::Unsupported => Ok(None),
+            Err(error) => Err(internal(error)),
+        }
     }
 }
 
@@ -61,19 +65,6 @@ impl Coordinator {
 pub(super) fn clock_skew(told: Timestamp, before: Timestamp, after: Timestamp) -> SignedDuration {
     let way = after.duration_since(before);
     told.duration_since(before) + SignedDuration::from_millis(500) - way / 2
-}
-
-/// What a disk has free for this user.
-#[cfg(unix)]
-fn free_bytes(dir: &std::path::Path) -> std::io::Result<Option<u64>> {
-    let found = rustix::fs::statvfs(dir)?;
-    Ok(Some(found.f_bavail.saturating_mul(found.f_frsize)))
-}
-
-/// Not known on this system.
-#[cfg(not(unix))]
-fn free_bytes(_dir: &std::path::Path) -> std::io::Result<Option<u64>> {
-    Ok(None)
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use crate::space::Space;
+
 /// A directory tree. Every call blocks.
 pub trait Disk: Send + Sync + fmt::Debug {
     /// Makes a directory whose parent exists. One that exists is success.
@@ -60,15 +62,6 @@ pub struct DiskEntry {
     pub name: OsString,
     /// Whether it is a plain file.
     pub is_file: bool,
-}
-
-/// The room of a file system, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Space {
-    /// What this process may still write.
-    pub free_bytes: u64,
-    /// The size of the file system.
-    pub total_bytes: u64,
 }
 
 /// Reads a small private file whole, or nothing when it does not exist.

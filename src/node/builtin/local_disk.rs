@@ -5,11 +5,12 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::disk::{Disk, DiskEntry, DiskFile, Space};
+use super::disk::{Disk, DiskEntry, DiskFile};
 use crate::failpoint::{Step, reached};
 use crate::file_writer::FileWriter;
 use crate::files;
 use crate::machine::lock_alone;
+use crate::space::Space;
 
 /// A local directory. One process at a time has it open: the lock lives as long as this value.
 #[derive(Debug)]
@@ -85,11 +86,7 @@ impl Disk for LocalDisk {
     }
 
     fn space(&self) -> io::Result<Space> {
-        let found = rustix::fs::statvfs(&self.root)?;
-        Ok(Space {
-            free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
-            total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
-        })
+        Space::of(&self.root)
     }
 }
 

@@ -7,7 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::disk::{Disk, DiskEntry, DiskFile, Space};
+use super::disk::{Disk, DiskEntry, DiskFile};
+use crate::space::Space;
 
 /// A directory tree in memory. Clones share it.
 #[derive(Debug, Clone)]
