@@ -233,6 +233,8 @@ impl Step {
                 when(file(path).is_some() && (refuses || !alone))
             }
             (Act::Put { .. }, Seen::Refused(Code::Changed)) => when(!alone),
+            // It gave up between two pages; whether it may is judged elsewhere.
+            (Act::Read { .. }, Seen::Refused(Code::Changed)) => same(),
             (act, Seen::Done) => act.apply(tree).into_iter().collect(),
             (act, Seen::Refused(code)) => when(act.apply(tree) == Err(*code)),
             (Act::Read { path }, Seen::Bytes(contents)) => {
