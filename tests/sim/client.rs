@@ -33,6 +33,8 @@ pub struct Part {
     pub act: Act,
     pub seen: Seen,
     pub error: Option<ApiError>,
+    /// It was put, and has fewer copies than the write rule demands.
+    pub below_rule: bool,
 }
 
 impl World {
@@ -119,7 +121,7 @@ impl Op {
     pub fn parts(&self) -> Vec<Part> {
         let part = |act: Act| {
             let seen = if act.changes() { Seen::Unknown } else { Seen::Nothing };
-            Part { act, seen, error: None }
+            Part { act, seen, error: None, below_rule: false }
         };
         match self {
             Self::Put { dir, files, overwrite, public, .. } => {
@@ -266,10 +268,10 @@ async fn put_files(
 /// Writes down what became of one thing that was put.
 fn note(parts: &Mutex<Vec<Part>>, outcome: PutOutcome) {
     let mut parts = parts.lock().unwrap();
+    let mut below_rule = false;
     let (at, seen, error) = match outcome {
         PutOutcome::Stored { entry, .. } => {
-            let rule = entry.copies_target.min(2);
-            assert!(entry.copies_min.is_none_or(|copies| copies >= rule), "acknowledged below the rule: {entry:?}");
+            below_rule = entry.copies_min.is_some_and(|copies| copies < entry.copies_target.min(2));
             (entry.path, Seen::Done, None)
         }
         PutOutcome::Unchanged { path, .. } => (path, Seen::Unchanged, None),
@@ -279,5 +281,5 @@ fn note(parts: &Mutex<Vec<Part>>, outcome: PutOutcome) {
     let at = name(&at.to_string());
     let of = |part: &&mut Part| matches!(&part.act, Act::Put { path, .. } | Act::MakeDir { path } if *path == at);
     let part = parts.iter_mut().find(of).unwrap_or_else(|| panic!("nobody put {at}"));
-    (part.seen, part.error) = (seen, error);
+    (part.seen, part.error, part.below_rule) = (seen, error, below_rule);
 }

@@ -247,6 +247,9 @@ impl Excuses {
 
     /// Fails for an error that nothing excuses.
     fn judge(&self, user: usize, part: &Part) {
+        // Where the answer was lost and a commit repeated, it tells what a check has found since.
+        let found_since = (self.crashed || self.losing) && (self.damaged || !self.ailing.is_empty());
+        assert!(!part.below_rule || found_since, "acknowledged below the rule: {part:?}");
         let Some(error) = &part.error else { return };
         if matches!(part.seen, Seen::Refused(_))
             && !matches!((&part.act, error.code), (Act::Read { .. }, Code::Changed))
