@@ -59,6 +59,8 @@ struct Excuses {
     losing: bool,
     skipped: bool,
     overlap: bool,
+    /// A check asked or read the nodes meanwhile.
+    checked: bool,
     /// A copy was destroyed, and whoever reads it may find that out between a plan that counts on it and its commit.
     damaged: bool,
     ailing: BTreeSet<usize>,
@@ -129,6 +131,7 @@ impl World {
             losing: self.losing,
             skipped: events.iter().any(|(_, event)| matches!(event, Event::Skip(_))),
             overlap: clients.len() > 1,
+            checked: events.iter().any(|(_, event)| matches!(event, Event::Health(_))),
             damaged: self.damage.is_any(),
             ailing: self.ailing.clone(),
             nodes: self.pool.nodes.len(),
@@ -261,8 +264,11 @@ impl Excuses {
         let excused = match (&part.act, error.code) {
             (_, Code::Replan) => cut || self.skipped,
             (Act::Put { .. } | Act::MakeDir { .. }, Code::Temporary | Code::NoRoom) => {
+                // What was here already may be found bad before it is committed; the same put again sends it.
+                let found_bad =
+                    (self.damaged && self.overlap) || (self.checked && (self.damaged || !self.ailing.is_empty()));
                 // A skip lets every limit pass at once, before a node could have said a word.
-                cut || self.skipped || well < 2 || (self.damaged && self.overlap)
+                cut || self.skipped || well < 2 || found_bad
             }
             (Act::Read { path }, Code::Temporary | Code::Integrity) => {
                 cut || self.overlap || !self.readable[user].contains(path)
