@@ -409,18 +409,26 @@ pub fn good(c: &Connection, id: PackId) -> CatalogResult<u64> {
     Ok(unsigned(count))
 }
 
-/// Marks a replica as missing or wrong, or as good again.
+/// Marks a replica as good again that was found to be by a check that began then, unless it was marked since.
 ///
 /// # Errors
 /// [`CatalogError`].
-pub fn mark(c: &Connection, pack: PackId, chunk: i64, bad: Option<Timestamp>) -> CatalogResult<()> {
-    if bad.is_some() {
-        super::chunks::lose(c)?;
-    }
+pub fn mended(c: &Connection, pack: PackId, chunk: i64, began: Timestamp) -> CatalogResult<()> {
+    c.prepare_cached("UPDATE replica SET bad_at = NULL WHERE chunk_id = ?2 AND pack_id = ?1 AND bad_at <= ?3")?
+        .execute(params![signed(pack.get()), chunk, micros(began)])?;
+    Ok(())
+}
+
+/// Marks a replica as missing or wrong, as it was found at that time.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn mark(c: &Connection, pack: PackId, chunk: i64, found: Timestamp) -> CatalogResult<()> {
+    super::chunks::lose(c)?;
     c.prepare_cached("UPDATE replica SET bad_at = ?3 WHERE chunk_id = ?2 AND pack_id = ?1")?.execute(params![
         signed(pack.get()),
         chunk,
-        bad.map(micros)
+        micros(found)
     ])?;
     Ok(())
 }

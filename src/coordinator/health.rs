@@ -246,7 +246,9 @@ impl Coordinator {
             found.add(Finding { kind, path: path.clone(), files, chunk: Some(chunk.entry.chunk), node });
         }
         let leaves = |replica: &ReplicaRow| check.leaving == Some(replica.node);
-        if good.is_empty() && !standings.iter().any(|(replica, _)| leaves(replica)) {
+        // One that cannot be protected again can still be read.
+        let bare = good.is_empty() && standings.iter().any(|(_, standing)| *standing == Standing::Unprotected);
+        if good.is_empty() && !bare && !standings.iter().any(|(replica, _)| leaves(replica)) {
             if waiting.is_empty() {
                 found.lost += 1;
             } else {
@@ -256,7 +258,7 @@ impl Coordinator {
         }
         if good.len() < chunk.target as usize {
             found.under += 1;
-            found.at_risk += u64::from(good.len() == 1 && chunk.target > 1);
+            found.at_risk += u64::from(bare || (good.len() == 1 && chunk.target > 1));
         }
         plan_copies(view, chunk, standings, short, check, &mut found.batch);
         Ok(())

@@ -207,7 +207,7 @@ impl Coordinator {
     /// the same.
     pub(super) async fn mark_bad(&self, pack: PackId, chunk: i64) {
         let now = self.seam.now();
-        if let Err(error) = self.write(move |c| packs::mark(c, pack, chunk, Some(now))).await {
+        if let Err(error) = self.write(move |c| packs::mark(c, pack, chunk, now)).await {
             tracing::warn!(%error, "marking a bad copy");
         }
     }

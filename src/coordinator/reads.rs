@@ -177,7 +177,7 @@ impl Coordinator {
             Err(error) => match error.reason {
                 NodeFailure::Absent(_) | NodeFailure::Corrupt(_) => {
                     let now = self.seam.now();
-                    self.write(move |c| packs::mark(c, pack, held.row, Some(now))).await?;
+                    self.write(move |c| packs::mark(c, pack, held.row, now)).await?;
                     self.repair_wanted.notify_one();
                     Ok(true)
                 }

@@ -4,6 +4,7 @@
 mod unblock;
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -59,6 +60,8 @@ impl Work {
 struct Taken<'a> {
     act: &'a Act,
     bytes: Bytes,
+    /// The node that gave them.
+    source: i64,
 }
 
 impl Coordinator {
@@ -149,22 +152,22 @@ impl Coordinator {
         let (began, meanwhile) = (found.began, self.times_since(micros(found.began) + 1));
         for some in found.wrong.chunks(STEP) {
             let some = some.to_vec();
-            self.write(move |c| some.iter().try_for_each(|(pack, chunk)| packs::mark(c, *pack, *chunk, Some(began))))
-                .await?;
+            self.write(move |c| some.iter().try_for_each(|(pack, chunk)| packs::mark(c, *pack, *chunk, began))).await?;
         }
         for some in found.missing.chunks(STEP) {
             let (some, meanwhile) = (some.to_vec(), meanwhile.clone());
             self.write(move |c| {
                 some.iter().try_for_each(|(pack, chunk)| match packs::proved_within(c, *pack, &meanwhile)? {
                     true => Ok(()),
-                    false => packs::mark(c, *pack, *chunk, Some(began)),
+                    false => packs::mark(c, *pack, *chunk, began),
                 })
             })
             .await?;
         }
         for some in found.mended.chunks(STEP) {
             let some = some.to_vec();
-            self.write(move |c| some.iter().try_for_each(|(pack, chunk)| packs::mark(c, *pack, *chunk, None))).await?;
+            self.write(move |c| some.iter().try_for_each(|(pack, chunk)| packs::mended(c, *pack, *chunk, began)))
+                .await?;
         }
         let unprotected: Vec<PackId> = found.unprotected.iter().copied().collect();
         for some in unprotected.chunks(STEP) {
@@ -173,12 +176,16 @@ impl Coordinator {
         }
         let seen: Vec<(PackId, u64)> = found.seen.iter().map(|(pack, read)| (*pack, *read)).collect();
         for some in seen.chunks(STEP) {
-            let some = some.to_vec();
+            let (some, meanwhile) = (some.to_vec(), meanwhile.clone());
             let cached: HashSet<i64> =
                 self.nodes.all().iter().filter(|m| m.row.cache_live).map(|m| m.row.row).collect();
             self.write(move |c| {
                 for (id, read) in &some {
                     let Some(pack) = packs::get(c, *id)?.filter(|pack| pack.state == PackState::Live) else { continue };
+                    // A proof of since then is worth more than what was seen then.
+                    if packs::proved_within(c, *id, &meanwhile)? {
+                        continue;
+                    }
                     packs::listed(c, *id, began)?;
                     let reach = match *read {
                         0 => continue,
@@ -238,7 +245,8 @@ impl Coordinator {
             let Some(member) = self.nodes.get(node) else { continue };
             let mut rest = acts.as_slice();
             // A node that stops answering is asked no more; the next round goes elsewhere.
-            while !rest.is_empty() && member.seen(self.policy.grace).answers {
+            // Nor one that is told by somebody else what to do, or while this coordinator may change nothing.
+            while !rest.is_empty() && self.may_drop(&member) {
                 let (now, later) = rest.split_at(fits(rest));
                 rest = later;
                 self.write_copies(&member, vault, now, &mut work).await?;
@@ -253,9 +261,9 @@ impl Coordinator {
         for act in acts {
             let Means::Write { from, .. } = &act.means else { continue };
             match self.fetch(act, from).await {
-                Ok(bytes) => {
+                Ok((bytes, source)) => {
                     self.remind(member, act).await;
-                    taken.push(Taken { act, bytes });
+                    taken.push(Taken { act, bytes, source });
                 }
                 Err(error) => work.notice(format!("chunk {}: {error}", act.entry.chunk)),
             }
@@ -270,8 +278,12 @@ impl Coordinator {
                     work.done += taken.len() as u64;
                     return Ok(());
                 }
-                Err(NotTaken { chunks, error }) => {
-                    if attempt == 0 && self.unblock(member, &chunks, work).await? {
+                Err(NotTaken { chunks, wrong, error }) => {
+                    // What only this node has is not taken off it.
+                    let elsewhere =
+                        |row: &i64| taken.iter().any(|one| one.act.chunk == *row && one.source != member.row.row);
+                    let wrong: Vec<i64> = wrong.into_iter().filter(elsewhere).collect();
+                    if attempt == 0 && !wrong.is_empty() && self.unblock(member, wrong, work).await? {
                         continue;
                     }
                     work.notice(error.to_string());
@@ -356,35 +368,39 @@ impl Coordinator {
             member.failed(&error);
         }
         self.write(move |c| packs::abort(c, id)).await?;
-        let mut chunks = Vec::new();
+        let mut wrong = Vec::new();
         if error.reason.is_of_bytes() || matches!(error.reason, NodeFailure::Answer(_)) {
             for held in &held {
                 let at = ChunkAt { chunk: held.entry.chunk, bytes: held.entry.bytes, pack: row.root };
                 let read = member.node.read_chunk(&at, None, None).await;
                 if matches!(read, Err(error) if error.reason.is_of_bytes()) {
-                    chunks.push(held.row);
+                    wrong.push(held.row);
                 }
             }
         }
-        if chunks.is_empty() {
-            chunks.extend(held.iter().map(|held| held.row));
-        }
-        Ok(Err(NotTaken { chunks, error }))
+        let all = || held.iter().map(|held| held.row).collect();
+        let chunks = if wrong.is_empty() { all() } else { wrong.clone() };
+        Ok(Err(NotTaken { chunks, wrong, error }))
     }
 
-    /// Reads a chunk from the first copy that gives it. A copy that is missing or wrong is marked as such.
-    async fn fetch(&self, act: &Act, from: &[Source]) -> Result<Bytes, NodeError> {
+    /// Reads a chunk from the first copy that gives it, and says which node that was: those that answer first, the one that
+    /// it is for last. A copy that is missing or wrong is marked as such; a node that hangs does so once.
+    async fn fetch(&self, act: &Act, from: &[Source]) -> Result<(Bytes, i64), NodeError> {
         let chunk = act.entry.chunk;
         let mut last = NodeFailure::Absent("any good copy".into()).at("pool");
-        for source in from {
-            let Some(member) = self.nodes.get(source.node) else { continue };
+        let mut from: Vec<(Source, Arc<Member>)> =
+            from.iter().filter_map(|source| Some((*source, self.nodes.get(source.node)?))).collect();
+        from.sort_by_key(|(source, member)| {
+            (!member.seen(self.policy.grace).answers, act.target() == Some(source.node))
+        });
+        for (source, member) in from {
             let at = ChunkAt { chunk, bytes: act.entry.bytes, pack: source.root };
             let read = member.node.read_chunk(&at, None, None).await;
             last = match read {
                 Ok(bytes) => {
                     let whole = bytes.clone();
                     if self.seam.offload(move || chunk.names(&whole)).await {
-                        return Ok(bytes);
+                        return Ok((bytes, source.node));
                     }
                     NodeFailure::Corrupt(chunk.to_string()).at(&member.row.name)
                 }
@@ -392,6 +408,8 @@ impl Coordinator {
             };
             if last.reason.is_of_bytes() {
                 self.mark_bad(source.pack, act.chunk).await;
+            } else if last.reason.is_temporary() {
+                member.failed(&last);
             }
         }
         Err(last)
@@ -414,9 +432,10 @@ impl Coordinator {
     }
 }
 
-/// What a node did not take (rows of chunks), and why.
+/// What a node did not take (rows of chunks), what of that was read there and is missing or wrong, and why.
 struct NotTaken {
     chunks: Vec<i64>,
+    wrong: Vec<i64>,
     error: NodeError,
 }
 
@@ -430,6 +449,14 @@ impl Act {
             write @ Means::Write { .. } => write,
         };
         Self { means, ..self }
+    }
+
+    /// The node that it writes to.
+    fn target(&self) -> Option<i64> {
+        match &self.means {
+            Means::Write { to, .. } => Some(*to),
+            Means::Protect { .. } => None,
+        }
     }
 
     /// The replica that a new copy stands in for.

@@ -342,6 +342,14 @@ impl Node for MemoryNode {
         Ok(())
     }
 
+    /// As on Kubo, where packs share what they have alike: gone from all. A built-in node has nothing to remove.
+    async fn remove_chunk(&self, chunk: ChunkId) -> Result<(), NodeError> {
+        if self.builtin.is_none() {
+            self.forget(&chunk);
+        }
+        Ok(())
+    }
+
     async fn replace_pack(&self, old: PackRoot, new: &PackHeader) -> Result<(), NodeError> {
         let mut state = self.enter(Call::Replace).await?;
         let root = new.root();

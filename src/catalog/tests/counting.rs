@@ -23,9 +23,9 @@ fn a_copy_counts_while_its_pack_is_live_proved_in_time_and_it_is_not_bad() {
     assert_eq!(copies(0, 100), 1, "two packs on one node are one copy");
     let other = live(&c, 2, &chunk, 50);
     assert_eq!(copies(0, 100), 2);
-    packs::mark(&c, other, chunk[0], Some(at(60))).unwrap();
+    packs::mark(&c, other, chunk[0], at(60)).unwrap();
     assert_eq!(copies(0, 100), 1, "bad");
-    packs::mark(&c, other, chunk[0], None).unwrap();
+    packs::mended(&c, other, chunk[0], at(60)).unwrap();
     assert_eq!(copies(0, 100), 2, "good again");
     packs::unprotected(&c, other, &(micros(at(50))..=micros(at(50)))).unwrap();
     assert_eq!(copies(0, 100), 2, "proved since");
@@ -69,7 +69,7 @@ fn an_upload_sees_live_copies_and_its_own_under_way_but_no_bad_one() {
     let (_, chunk) = file(&c, 1, &[1]);
     let (old, bad) = (live(&c, 1, &chunk, 50), live(&c, 2, &chunk, 50));
     let (own, others) = (planned(&c, 3, Some(upload(1)), &chunk), planned(&c, 4, Some(upload(2)), &chunk));
-    packs::mark(&c, bad, chunk[0], Some(at(60))).unwrap();
+    packs::mark(&c, bad, chunk[0], at(60)).unwrap();
     let seen = |by| -> Vec<(PackId, bool)> {
         chunks::copies(&c, chunk[0], by).unwrap().iter().map(|copy| (copy.pack, copy.live)).collect()
     };
@@ -90,9 +90,9 @@ fn whatever_makes_a_weight_less_shows_in_its_generation() {
         assert_eq!(now != before, change, "{what}");
         before = now;
     };
-    packs::mark(&c, pack, chunk[0], None).unwrap();
+    packs::mended(&c, pack, chunk[0], at(60)).unwrap();
     changed("good again", false);
-    packs::mark(&c, pack, chunk[0], Some(at(60))).unwrap();
+    packs::mark(&c, pack, chunk[0], at(60)).unwrap();
     changed("bad", true);
     packs::unprotected(&c, pack, &(micros(at(0))..=micros(at(90)))).unwrap();
     changed("still proved", false);
@@ -157,7 +157,7 @@ fn a_smaller_pack_takes_over_what_was_proved_and_what_was_bad() {
     let c = empty();
     let (_, all) = file(&c, 1, &[1, 2, 3]);
     let old = live(&c, 1, &all, 50);
-    packs::mark(&c, old, all[1], Some(at(60))).unwrap();
+    packs::mark(&c, old, all[1], at(60)).unwrap();
     let new = issued(&c, 1, None, Some(old), &all[..2]);
     assert_eq!(packs::replacing(&c).unwrap().iter().map(|pack| pack.id).collect::<Vec<_>>(), [new]);
     sweep::replaced(&c, &row(&c, new), old).unwrap();
@@ -184,9 +184,9 @@ fn a_node_is_forgotten_when_every_chunk_has_enough_proved_copies_elsewhere() {
     assert_eq!(seen_since(0), 1, "two packs on one node");
     let three = live(&c, 3, &chunk, 50);
     assert_eq!(seen_since(51), 1, "not seen since then");
-    packs::mark(&c, three, chunk[0], Some(at(60))).unwrap();
+    packs::mark(&c, three, chunk[0], at(60)).unwrap();
     assert_eq!(seen_since(0), 1, "bad");
-    packs::mark(&c, three, chunk[0], None).unwrap();
+    packs::mended(&c, three, chunk[0], at(60)).unwrap();
     packs::set_state(&c, three, PackState::Dropping).unwrap();
     assert_eq!(seen_since(0), 1, "dropping");
     packs::set_state(&c, three, PackState::Live).unwrap();
@@ -244,7 +244,7 @@ fn a_copy_that_somebody_speaks_of_is_one_that_counts_for_that_vault() {
     assert_eq!(held(1, &two, 1), Some((pack, chunks_of[1])));
     assert_eq!(held(1, &other, 1), None, "another chunk");
     assert_eq!((held(2, &one, 1), held(1, &one, 2)), (None, None), "another vault, another node");
-    packs::mark(&c, pack, chunks_of[0], Some(at(60))).unwrap();
+    packs::mark(&c, pack, chunks_of[0], at(60)).unwrap();
     assert_eq!(held(1, &one, 1), None, "bad");
     packs::set_state(&c, pack, PackState::Dropping).unwrap();
     assert_eq!(held(1, &two, 1), None, "dropping");
@@ -304,7 +304,7 @@ fn a_node_holds_what_is_not_gone_and_a_pack_what_is_not_bad() {
     let used = nodes::usage(&c, 1).unwrap();
     assert_eq!((used.bytes, used.chunks), (4 * 116, 3), "what is to be dropped takes room, but counts for nobody");
     assert_eq!(packs::good(&c, pack).unwrap(), 3);
-    packs::mark(&c, pack, rows[0], Some(at(60))).unwrap();
+    packs::mark(&c, pack, rows[0], at(60)).unwrap();
     assert_eq!(packs::good(&c, pack).unwrap(), 2);
     assert_eq!(chunks::excluded(&c, rows[0]).unwrap(), Vec::<String>::new());
     chunks::set_excluded(&c, rows[0], &["node1".to_owned()]).unwrap();

@@ -106,7 +106,8 @@ pub(super) fn finding_kinds(
         };
         kinds.push((kind, Some(replica.node)));
     }
-    if good.is_empty() && waiting.is_empty() {
+    let bare = standings.iter().any(|(_, standing)| *standing == Standing::Unprotected);
+    if good.is_empty() && waiting.is_empty() && !bare {
         kinds.push((FindingKind::Lost, None));
     } else if good.len() < target {
         kinds.push((FindingKind::UnderReplicated, None));

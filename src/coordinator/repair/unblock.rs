@@ -2,34 +2,43 @@
 //! What it lost it finds out by being asked for it; what it has wrong must go first. The good chunks beside it stay
 //! protected throughout, and right bytes were read from another copy before anything is removed.
 
+use std::collections::HashSet;
+
 use super::Work;
-use crate::api::{ApiResult, NodeKind};
+use crate::api::ApiResult;
 use crate::catalog::packs::{self, Held, NewPack, PackRow, PackState};
 use crate::catalog::sweep;
 use crate::coordinator::Coordinator;
 use crate::coordinator::health::acts::{Act, Means};
 use crate::coordinator::registry::Member;
+use crate::grant::PublicKey;
 use crate::id::PackId;
 use crate::node::ChunkAt;
 
 /// Chunks removed one by one at most: each costs the node most of a second, in which it does nothing else.
 const MOST: usize = 100;
 
+/// Whether it is a built-in node, which writes what it is given.
+fn has_no_cache(member: &Member) -> bool {
+    PublicKey::of_node(&member.row.id).is_some()
+}
+
 impl Coordinator {
     /// Has a node look for what it may have lost: a failed read ends the belief that it is there.
     pub(super) async fn remind(&self, member: &Member, act: &Act) {
         if let Means::Write { from, instead: Some(_), .. } = &act.means
             && let Some(source) = from.first()
-            && member.row.kind == NodeKind::Kubo
+            && !has_no_cache(member)
         {
             let at = ChunkAt { chunk: act.entry.chunk, bytes: act.entry.bytes, pack: source.root };
             drop(member.node.read_chunk(&at, None, None).await);
         }
     }
 
-    /// Takes wrong bytes (of chunks, by row) off a node that does not replace them. Whether writing again may help.
-    pub(super) async fn unblock(&self, member: &Member, chunks: &[i64], work: &mut Work) -> ApiResult<bool> {
-        if member.row.kind != NodeKind::Kubo || !self.may_drop(member) {
+    /// Takes bytes (of chunks, by row) that were read and are wrong off a node that does not replace them: those of them
+    /// that still are. Whether writing again may help.
+    pub(super) async fn unblock(&self, member: &Member, mut chunks: Vec<i64>, work: &mut Work) -> ApiResult<bool> {
+        if has_no_cache(member) || !self.may_drop(member) {
             return Ok(false);
         }
         if chunks.len() > MOST {
@@ -43,16 +52,32 @@ impl Coordinator {
         }
         // The sweeper makes packs smaller too.
         let _alone = self.sweeping.lock().await;
-        let (node, rows) = (member.row.row, chunks.to_vec());
-        let found = self.read(move |c| packs::holding(c, node, &rows)).await?;
+        let (node, rows) = (member.row.row, chunks.clone());
+        let ids = self.read(move |c| packs::holding(c, node, &rows)).await?;
+        let mut found = Vec::new();
+        for id in ids {
+            let both = self.read(move |c| Ok(packs::get(c, id)?.zip(Some(packs::chunks(c, id)?)))).await?;
+            found.extend(both);
+        }
+        // Somebody may have put them right since.
+        let mut right = HashSet::new();
+        for (pack, held) in &found {
+            for held in held.iter().filter(|held| chunks.contains(&held.row)) {
+                let at = ChunkAt { chunk: held.entry.chunk, bytes: held.entry.bytes, pack: pack.root };
+                let read = member.node.read_chunk(&at, None, None).await;
+                if !matches!(read, Err(error) if error.reason.is_of_bytes()) {
+                    right.insert(held.row);
+                }
+            }
+        }
+        chunks.retain(|row| !right.contains(row));
         let mut wrong = Vec::new();
-        for id in found {
-            let Some((pack, held)) =
-                self.read(move |c| Ok(packs::get(c, id)?.zip(Some(packs::chunks(c, id)?)))).await?
-            else {
-                continue;
-            };
+        for (pack, held) in found {
+            let id = pack.id;
             let (out, kept): (Vec<Held>, Vec<Held>) = held.into_iter().partition(|held| chunks.contains(&held.row));
+            if out.is_empty() {
+                continue;
+            }
             let out_rows: Vec<i64> = out.iter().map(|held| held.row).collect();
             wrong.extend(out.into_iter().map(|held| held.entry.chunk));
             if pack.state == PackState::Live && !kept.is_empty() {
