@@ -84,6 +84,10 @@ pub(super) struct Diagnosis {
     pub read_only: Option<String>,
 }
 
+/// How often running each node did not answer a read, by row.
+type Hung = HashMap<i64, u32>;
+/// Reads running without an answer after which a check asks a node for no more bytes.
+const PATIENCE: u32 = 3;
 /// How long a wall clock may show the same time.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -99,15 +103,24 @@ impl Coordinator {
         let mut found = Diagnosis { began, ..Diagnosis::default() };
         self.find_silent(&view, &answers, &mut found).await?;
         self.find_orphans(&view, &answers, &mut found).await?;
-        let mut after = 0;
+        let (mut after, mut hung) = (0, Hung::default());
         loop {
             let page = self.read(move |c| chunk_page(c, after)).await?;
             let Some(last) = page.last() else { break };
             after = last.row;
             let meanwhile = self.times_since(micros(began) + 1);
             for chunk in page {
-                let read = self.read_replicas(&chunk, &answers).await;
-                let standings = answers.standings(&chunk, &read, &meanwhile);
+                let mut read = HashMap::new();
+                if check.read {
+                    self.read_replicas(&chunk, &answers, &mut hung, &mut read, |_| true).await;
+                }
+                let mut standings = answers.standings(&chunk, &read, &meanwhile);
+                let good = |s: &Standing| matches!(s, Standing::Good | Standing::Unprotected);
+                if !check.read && !standings.iter().any(|(_, standing)| good(standing)) {
+                    // What was missing or wrong once may be there by now: nothing is lost before it was read again.
+                    self.read_replicas(&chunk, &answers, &mut hung, &mut read, |replica| replica.bad).await;
+                    standings = answers.standings(&chunk, &read, &meanwhile);
+                }
                 found.note(&chunk, &standings, &read, &answers);
                 self.look_at(&view, &chunk, &standings, check, &mut found).await?;
             }
@@ -193,26 +206,37 @@ impl Coordinator {
         Ok(())
     }
 
-    /// With `--read`: how the replicas stand whose nodes listed them, now that they are read.
-    async fn read_replicas(&self, chunk: &ChunkState, answers: &Answers<'_>) -> HashMap<PackId, Standing> {
-        let mut read = HashMap::new();
-        if !answers.check.read {
-            return read;
-        }
-        for replica in &chunk.replicas {
+    /// How some replicas stand whose nodes were listed, now that they are read. A node that did not answer a few times
+    /// running is asked no more.
+    async fn read_replicas(
+        &self,
+        chunk: &ChunkState,
+        answers: &Answers<'_>,
+        hung: &mut Hung,
+        read: &mut HashMap<PackId, Standing>,
+        which: impl Fn(&ReplicaRow) -> bool,
+    ) {
+        for replica in chunk.replicas.iter().filter(|replica| which(replica)) {
             let Some(member) = self.nodes.get(replica.node) else { continue };
             if !answers.is_listed(replica.node) {
                 continue;
             }
-            let at = ChunkAt { chunk: chunk.entry.chunk, bytes: chunk.entry.bytes, pack: replica.root };
-            match member.node.read_chunk(&at, None, None).await.map_err(|error| error.reason) {
-                Ok(_) => drop(read.insert(replica.pack, Standing::Good)),
-                Err(NodeFailure::Absent(_)) => drop(read.insert(replica.pack, Standing::Missing)),
-                Err(NodeFailure::Corrupt(_)) => drop(read.insert(replica.pack, Standing::Corrupt)),
-                Err(_) => drop(read.insert(replica.pack, Standing::Waiting)),
+            let failures = hung.entry(replica.node).or_default();
+            if *failures >= PATIENCE {
+                read.insert(replica.pack, Standing::Waiting);
+                continue;
             }
+            let at = ChunkAt { chunk: chunk.entry.chunk, bytes: chunk.entry.bytes, pack: replica.root };
+            let found = member.node.read_chunk(&at, None, None).await;
+            *failures = if matches!(&found, Err(error) if error.reason.is_temporary()) { *failures + 1 } else { 0 };
+            let standing = match found.map_err(|error| error.reason) {
+                Ok(_) => Standing::Good,
+                Err(NodeFailure::Absent(_)) => Standing::Missing,
+                Err(NodeFailure::Corrupt(_)) => Standing::Corrupt,
+                Err(_) => Standing::Waiting,
+            };
+            read.insert(replica.pack, standing);
         }
-        read
     }
 
     async fn look_at(

@@ -163,7 +163,11 @@ impl Coordinator {
         };
         let id = pack.id;
         let held = self.read(move |c| packs::chunks(c, id)).await.map_err(|error| error.message)?;
-        let proof = self.prove_new(member, &pack, &held, &receipt, Depth::OfNode);
+        let proof = async {
+            let stripe = usize::try_from(id.get() % self.proving.len() as u64).unwrap_or(0);
+            let _alone = self.proving[stripe].lock().await;
+            self.prove_new(member, &pack, &held, &receipt, Depth::OfNode).await
+        };
         let late = NodeFailure::Timeout { seconds: PROVE.as_secs(), doing: "proving packs" };
         let proof = tokio::time::timeout_at(until, proof).await;
         proof.unwrap_or_else(|_| Err(late.at(&member.row.name))).map_err(|error| {

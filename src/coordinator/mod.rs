@@ -191,6 +191,8 @@ pub struct Coordinator {
     repairing: tokio::sync::Mutex<()>,
     /// One sweep at a time.
     sweeping: tokio::sync::Mutex<()>,
+    /// One proof of a pack at a time, by its number: it is pinned once.
+    proving: [tokio::sync::Mutex<()>; 64],
     /// Held while it is decided who is in charge.
     deciding: tokio::sync::Mutex<()>,
 }
@@ -260,6 +262,7 @@ impl Coordinator {
             repair_wanted: Notify::new(),
             repairing: tokio::sync::Mutex::default(),
             sweeping: tokio::sync::Mutex::default(),
+            proving: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             deciding: tokio::sync::Mutex::default(),
         }))
     }

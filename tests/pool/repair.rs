@@ -317,6 +317,34 @@ async fn right_bytes_are_never_in_the_way() {
     }
 }
 
+/// Nodes that listed nothing for a while, as with a disk that is not there, were never believed again.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_called_lost_that_can_be_read() {
+    for setup in [Setup::builtin(3), Setup::kubo(3)] {
+        let pool = Pool::new(setup).await;
+        let content = bytes(1, 3 * MIB);
+        pool.admin.put("bn:/a", &content).await;
+        let kept: Vec<_> = pool.nodes.iter().map(|node| node.memory.backup()).collect();
+        pool.nodes.iter().for_each(|node| node.memory.wipe());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(pool.health().await.verdict, Verdict::Lost);
+        pool.nodes.iter().zip(kept).for_each(|(node, kept)| node.memory.restore(kept));
+        assert_eq!(pool.health().await.verdict, Verdict::Healthy);
+        assert_eq!((pool.count(BAD).await, pool.admin.get("bn:/a").await), (0, content));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_gives_no_bytes_is_asked_a_few_times() {
+    let pool = Pool::new(Setup::kubo(3)).await;
+    pool.admin.put("bn:/a", &bytes(1, 12 * MIB)).await;
+    let silent = NodeFailure::Timeout { seconds: 10, doing: "reading" };
+    pool.nodes[0].fault.order(Call::Read, When::Always, Fault::Fail(silent));
+    let before = pool.nodes[0].fault.calls(Call::Read);
+    assert_eq!(read_all(&pool).await.verdict, Verdict::Degraded);
+    assert_eq!(pool.nodes[0].fault.calls(Call::Read) - before, 3);
+}
+
 /// A pack that arrives after a node listed what it has is missing from the listing, and is there all the same.
 #[tokio::test(start_paused = true)]
 async fn a_check_beside_a_put_takes_no_copy_for_bad() {

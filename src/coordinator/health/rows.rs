@@ -19,6 +19,8 @@ pub(in crate::coordinator) struct ReplicaRow {
     pub bad: bool,
     /// When its pack was last proved.
     pub proved: Option<i64>,
+    /// When it was issued.
+    pub created: i64,
 }
 
 /// A chunk in use, with all its replicas in live packs.
@@ -56,18 +58,18 @@ pub(super) fn chunk_page(c: &Connection, after: i64) -> CatalogResult<Vec<ChunkS
 
 fn replicas(c: &Connection, chunk: i64) -> CatalogResult<Vec<ReplicaRow>> {
     let mut statement = c.prepare_cached(
-        "SELECT p.node_id, p.id, p.root, r.bad_at IS NOT NULL, p.proved_at FROM replica r
+        "SELECT p.node_id, p.id, p.root, r.bad_at IS NOT NULL, p.proved_at, p.created_at FROM replica r
          JOIN pack p ON p.id = r.pack_id WHERE r.chunk_id = ?1 AND p.state = 2 ORDER BY p.id",
     )?;
     let rows = statement.query_map([chunk], |row| {
-        let found: (i64, i64, Vec<u8>, bool, Option<i64>) =
-            (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
+        let found: (i64, i64, Vec<u8>, bool, Option<i64>, i64) =
+            (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?);
         Ok(found)
     })?;
     rows.map(|found| {
-        let (node, pack, root, bad, proved) = found?;
+        let (node, pack, root, bad, proved, created) = found?;
         let root = PackRoot::from_digest(digest("pack", pack, &root)?);
-        Ok(ReplicaRow { node, pack: PackId::new(unsigned(pack)), root, bad, proved })
+        Ok(ReplicaRow { node, pack: PackId::new(unsigned(pack)), root, bad, proved, created })
     })
     .collect()
 }

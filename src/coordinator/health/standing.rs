@@ -54,7 +54,7 @@ impl Answers<'_> {
             let standing = match read.get(&replica.pack) {
                 _ if listed == Standing::Gone => Standing::Gone,
                 None => listed,
-                Some(Standing::Good) if self.holds(replica) => Standing::Good,
+                Some(Standing::Good) if self.holds(replica) || meanwhile.contains(&replica.created) => Standing::Good,
                 Some(Standing::Good) => Standing::Unprotected,
                 Some(other) => *other,
             };
@@ -83,7 +83,8 @@ impl Answers<'_> {
             Some(Said::Listed { .. }) if replica.proved.is_none_or(|proved| proved > *meanwhile.end()) => {
                 Standing::Unprotected
             }
-            Some(Said::Listed { .. }) if self.holds(replica) => Standing::Good,
+            // One that took another's place meanwhile was not there to be listed.
+            Some(Said::Listed { .. }) if self.holds(replica) || meanwhile.contains(&replica.created) => Standing::Good,
             Some(Said::Listed { .. }) => Standing::Unprotected,
         }
     }
