@@ -213,17 +213,28 @@ pub fn copies(c: &Connection, chunk: i64, upload: Option<UploadId>) -> CatalogRe
          ORDER BY p.id",
     )?;
     let upload = upload.as_ref().map(UploadId::as_bytes);
-    let rows = statement.query_map(params![chunk, upload], |row| {
-        let found: (i64, i64, Vec<u8>, bool, Option<i64>) =
-            (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
-        Ok(found)
-    })?;
-    rows.map(|found| {
-        let (node, pack, root, live, proved) = found?;
-        let root = PackRoot::from_digest(digest("pack", pack, &root)?);
-        Ok(Copy { node, pack: PackId::new(unsigned(pack)), root, live, proved })
-    })
-    .collect()
+    statement.query_map(params![chunk, upload], |row| Ok(copy(row)))?.map(|found| found?).collect()
+}
+
+/// Copies of a chunk in live packs that were found missing or wrong. Where no other is left, one of them may be right by
+/// now: whoever reads it sees.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn doubtful(c: &Connection, chunk: i64) -> CatalogResult<Vec<Copy>> {
+    let mut statement = c.prepare_cached(
+        "SELECT p.node_id, p.id, p.root, p.state = 2, p.proved_at FROM replica r
+         JOIN pack p ON p.id = r.pack_id
+         WHERE r.chunk_id = ?1 AND r.bad_at IS NOT NULL AND p.state = 2
+         ORDER BY p.id",
+    )?;
+    statement.query_map([chunk], |row| Ok(copy(row)))?.map(|found| found?).collect()
+}
+
+fn copy(row: &rusqlite::Row<'_>) -> CatalogResult<Copy> {
+    let (pack, root): (i64, Vec<u8>) = (row.get(1)?, row.get(2)?);
+    let root = PackRoot::from_digest(digest("pack", pack, &root)?);
+    Ok(Copy { node: row.get(0)?, pack: PackId::new(unsigned(pack)), root, live: row.get(3)?, proved: row.get(4)? })
 }
 
 /// Whether a chunk still has this row: rows of chunks that were released are given to others.

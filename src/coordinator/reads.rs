@@ -101,7 +101,11 @@ impl Coordinator {
                     let rows = chunks::manifest(c, span.version.0, span.first, span.count)?;
                     let mut with_copies = Vec::with_capacity(rows.len());
                     for row in rows {
-                        with_copies.push((row, chunks::copies(c, row.row, None)?));
+                        let mut copies = chunks::copies(c, row.row, None)?;
+                        if copies.is_empty() {
+                            copies = chunks::doubtful(c, row.row)?;
+                        }
+                        with_copies.push((row, copies));
                     }
                     let pages = chunks::key_pages(c, span.version.0, span.first, span.count)?;
                     spans.push((with_copies, pages));
