@@ -127,11 +127,12 @@ pub(super) fn lock(data: &Path) -> std::io::Result<Option<File>> {
     Ok(lock_alone(&lock).is_ok().then_some(lock))
 }
 
-/// Starts the background work: probing, sweeping, repair.
+/// Starts the background work: probing, sweeping, repair, scrub.
 fn work(coordinator: &Arc<Coordinator>) -> Vec<tokio::task::JoinHandle<()>> {
     let probing = Arc::clone(coordinator);
     let sweeping = Arc::clone(coordinator);
     let repairing = Arc::clone(coordinator);
+    let scrubbing = Arc::clone(coordinator);
     vec![
         tokio::spawn(async move {
             loop {
@@ -150,5 +151,6 @@ fn work(coordinator: &Arc<Coordinator>) -> Vec<tokio::task::JoinHandle<()>> {
             }
         }),
         tokio::spawn(async move { repairing.keep_in_repair().await }),
+        tokio::spawn(async move { scrubbing.keep_scrubbing().await }),
     ]
 }

@@ -56,6 +56,10 @@ pub struct Pool {
     pub grant: Time,
     /// How old a proof may be for a chunk to count as stored already.
     pub fresh: Time,
+    /// Within which time every copy is read and hashed.
+    pub scrub: Time,
+    /// How many MiB a second are read of each node for that.
+    pub scrub_rate: u32,
 }
 
 /// How long nodes may take. None of them is a total.
@@ -139,7 +143,8 @@ impl Default for Config {
 
 impl Default for Pool {
     fn default() -> Self {
-        let Policy { replicas, chunk_size: _, lease, retention, fresh, grace, grant } = Policy::default();
+        let Policy { replicas, chunk_size: _, lease, retention, fresh, grace, grant, scrub, scrub_rate } =
+            Policy::default();
         Self {
             replicas,
             grace: grace.into(),
@@ -147,6 +152,8 @@ impl Default for Pool {
             lease: lease.into(),
             grant: grant.into(),
             fresh: fresh.into(),
+            scrub: scrub.into(),
+            scrub_rate: u32::try_from(scrub_rate >> 20).unwrap_or(u32::MAX),
         }
     }
 }
@@ -206,6 +213,9 @@ impl Config {
                 return refuse(key, "more than 0 and at most a year".into());
             }
         }
+        if !(1..=65_536).contains(&self.pool.scrub_rate) {
+            return refuse("pool.scrub_rate", "1 to 65,536".into());
+        }
         if self.server.stop.get() > MAX_STOP {
             return refuse("server.stop", format!("at most {} s", MAX_STOP.as_secs()));
         }
@@ -221,13 +231,14 @@ impl Config {
     }
 
     /// The times that must not be zero: all but the retention, which may be.
-    fn times(&self) -> [(&'static str, Time); 15] {
+    fn times(&self) -> [(&'static str, Time); 16] {
         let Self { pool, nodes, server, .. } = self;
         [
             ("pool.grace", pool.grace),
             ("pool.lease", pool.lease),
             ("pool.grant", pool.grant),
             ("pool.fresh", pool.fresh),
+            ("pool.scrub", pool.scrub),
             ("nodes.connect", nodes.connect),
             ("nodes.first_byte", nodes.first_byte),
             ("nodes.progress", nodes.progress),
@@ -244,7 +255,7 @@ impl Config {
 
     /// How the coordinator behaves.
     pub fn policy(&self) -> Policy {
-        let Pool { replicas, grace, retention, lease, grant, fresh } = self.pool;
+        let Pool { replicas, grace, retention, lease, grant, fresh, scrub, scrub_rate } = self.pool;
         Policy {
             replicas,
             grace: grace.get(),
@@ -252,6 +263,8 @@ impl Config {
             lease: lease.get(),
             grant: grant.get(),
             fresh: fresh.get(),
+            scrub: scrub.get(),
+            scrub_rate: u64::from(scrub_rate) << 20,
             ..Policy::default()
         }
     }

@@ -12,6 +12,7 @@ pub mod files;
 pub mod nodes;
 pub mod packs;
 mod schema;
+pub mod scrub;
 pub mod snapshot;
 pub mod sweep;
 pub mod trace;

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::CatalogError;
 
 /// All migrations: the first makes version 1.
-const MIGRATIONS: &[&str] = &[V1, V2, V3, V4];
+const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5];
 
 /// The version that this build writes.
 pub(super) const VERSION: usize = MIGRATIONS.len();
@@ -287,6 +287,13 @@ ALTER TABLE pool ADD COLUMN read_only TEXT;
 const V4: &str = "
 -- Packs of repairs that have not come to an end: a start gives them up, and must not look at all others to find them.
 CREATE INDEX pack_repairing ON pack(id) WHERE state IN (0, 1) AND upload IS NULL AND replaces IS NULL;
+";
+
+const V5: &str = "
+-- Which packs are to be read next: those never read whole, then those that were not read for longest.
+CREATE INDEX pack_to_read ON pack(node_id, intact_at) WHERE state = 2;
+-- By the pack whose place one is to take.
+CREATE INDEX pack_instead ON pack(replaces) WHERE state = 0 AND replaces IS NOT NULL;
 ";
 
 /// What makes a catalog of the first version at a path, for tests.

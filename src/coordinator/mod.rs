@@ -19,6 +19,7 @@ mod reads;
 pub mod registry;
 pub mod relay;
 mod repair;
+mod scrub;
 mod session;
 pub mod sweep;
 mod uploads;
@@ -45,6 +46,7 @@ use clock::Clock;
 use keys::{KeyError, Keys, NodeSecret};
 use leases::{Building, Leases, Reads};
 use registry::{Member, Registry};
+pub use scrub::Scrubbed;
 pub use session::LocalSession;
 pub use sweep::Until;
 
@@ -68,6 +70,10 @@ pub struct Policy {
     pub grace: Duration,
     /// How long a grant is good for.
     pub grant: Duration,
+    /// Within which time every copy is read and hashed.
+    pub scrub: Duration,
+    /// How many bytes a second are read of each node for that.
+    pub scrub_rate: u64,
 }
 
 impl Default for Policy {
@@ -80,6 +86,8 @@ impl Default for Policy {
             fresh: Duration::from_secs(600),
             grace: Duration::from_secs(4 * 3600),
             grant: Duration::from_secs(600),
+            scrub: Duration::from_secs(30 * 24 * 3600),
+            scrub_rate: 16 << 20,
         }
     }
 }

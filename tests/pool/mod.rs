@@ -24,6 +24,7 @@ mod reading;
 mod removal;
 mod repair;
 mod resume;
+mod scrub;
 mod spread;
 mod straggling;
 mod streaming;

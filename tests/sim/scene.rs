@@ -175,7 +175,10 @@ impl World {
                 let Ok(session) = self.host.session(0).await else { return };
                 let work = async {
                     match event {
-                        Event::Sweep => session.coordinator().sweep(Until::Retention).await.map(drop),
+                        Event::Sweep => {
+                            session.coordinator().sweep(Until::Retention).await?;
+                            session.coordinator().scrub().await.map(drop)
+                        }
                         Event::Gc => session.gc(true, false).await.map(drop),
                         Event::Status => session.status().await.map(drop),
                         Event::Health(request) => {

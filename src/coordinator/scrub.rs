@@ -1,0 +1,192 @@
+//! Scrub: every copy is read and hashed within a period, though nobody asks for it. What is missing or wrong is marked, and
+//! repair mends it. Where it stands is in the catalog, so that a start goes on where the last one was.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use jiff::Timestamp;
+use rusqlite::Connection;
+use tokio::time::Instant;
+
+use super::Coordinator;
+use super::registry::Member;
+use crate::api::ApiResult;
+use crate::catalog::packs::{self, PackRow, Proof, Reach};
+use crate::catalog::scrub::{self, Cursor, Due};
+use crate::catalog::{CatalogResult, micros};
+use crate::id::PackId;
+use crate::node::{ChunkAt, NodeError};
+
+/// How long a new pack is left in peace: what is under way with it ends first.
+const SETTLED: Duration = Duration::from_secs(3600);
+/// How long a pass over a node goes on at most, before it begins again with what is youngest.
+const PASS: Duration = Duration::from_secs(600);
+/// Between two passes.
+const PAUSE: Duration = Duration::from_secs(60);
+/// Packs running that a node does not give, after which its pass ends.
+const PATIENCE: u32 = 3;
+
+/// What a scrub read, and what it found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Scrubbed {
+    /// Packs that were read whole.
+    pub packs: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// Copies that are missing or wrong, and were not known to be.
+    pub bad: u64,
+    /// Packs that their node does not protect any more.
+    pub unprotected: u64,
+}
+
+/// How one pack was found.
+enum Found {
+    /// So many of its copies are missing or wrong, and were not known to be; the others were read and are right.
+    Read {
+        bad: u64,
+    },
+    Unprotected,
+    /// A smaller one is about to take its place.
+    Passing,
+}
+
+impl Coordinator {
+    /// Scrubs, for as long as it is polled.
+    pub async fn keep_scrubbing(&self) {
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            match self.scrub().await {
+                Ok(found) if found != Scrubbed::default() => tracing::info!(?found, "scrub"),
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "scrub"),
+            }
+        }
+    }
+
+    /// Reads and hashes copies that are due, of all nodes side by side, each as fast as the policy lets it, for at most ten
+    /// minutes. Those never read whole since they came are due an hour after that, the youngest first; the others once they
+    /// were not read for a period.
+    ///
+    /// # Errors
+    /// When the catalog fails, or nothing may be changed.
+    pub async fn scrub(&self) -> ApiResult<Scrubbed> {
+        self.may_change()?;
+        let mut all = Scrubbed::default();
+        let members = self.nodes.all();
+        for found in join_all(members.iter().map(|member| self.scrub_node(member))).await {
+            let found = found?;
+            all.packs += found.packs;
+            all.bytes += found.bytes;
+            all.bad += found.bad;
+            all.unprotected += found.unprotected;
+        }
+        if all.bad + all.unprotected > 0 {
+            self.repair_wanted.notify_one();
+        }
+        Ok(all)
+    }
+
+    async fn scrub_node(&self, member: &Member) -> ApiResult<Scrubbed> {
+        let (mut all, mut cursor, mut failures) = (Scrubbed::default(), Cursor::default(), 0);
+        let began = Instant::now();
+        let due = Due {
+            issued_before: self.ago(SETTLED),
+            read_before: self.ago(self.policy.scrub),
+            read_after: self.ago(Duration::ZERO).saturating_add(60_000_000),
+        };
+        while began.elapsed() < PASS && failures < PATIENCE && self.may_drop(member) {
+            let node = member.row.row;
+            let found = self
+                .read(move |c| {
+                    let pack = scrub::next(c, node, &due, &mut cursor)?;
+                    let held = pack.as_ref().map(|pack| packs::chunks(c, pack.id)).transpose()?;
+                    Ok((pack.zip(held), cursor))
+                })
+                .await?;
+            cursor = found.1;
+            let Some((pack, held)) = found.0 else { break };
+            let at = self.seam.now();
+            match self.scrub_pack(member, &pack, &held, &mut all.bytes, began).await? {
+                Ok(Found::Passing) => {}
+                Ok(Found::Unprotected) => {
+                    failures = 0;
+                    all.unprotected += 1;
+                }
+                Ok(Found::Read { bad }) => {
+                    failures = 0;
+                    all.packs += 1;
+                    all.bad += bad;
+                    self.write(move |c| packs::proved(c, pack.id, Proof { reach: Reach::Whole, at })).await?;
+                }
+                Err(error) => {
+                    failures += 1;
+                    self.node_answer::<()>(member, Err(error));
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Reads all of a pack that is not known to be bad, and no faster than the policy lets it since `began`.
+    async fn scrub_pack(
+        &self,
+        member: &Member,
+        pack: &PackRow,
+        held: &[packs::Held],
+        bytes: &mut u64,
+        began: Instant,
+    ) -> ApiResult<Result<Found, NodeError>> {
+        let (id, root, at) = (pack.id, pack.root, self.seam.now());
+        let protected = async {
+            member.is_itself().await?;
+            member.node.holds_pack(root).await
+        };
+        match protected.await {
+            Ok(true) => {}
+            Ok(false) => {
+                let taken = self.write(move |c| take_back(c, id, at)).await?;
+                return Ok(Ok(if taken { Found::Unprotected } else { Found::Passing }));
+            }
+            Err(error) => return Ok(Err(error)),
+        }
+        let mut bad = 0;
+        for held in held.iter().filter(|held| !held.bad) {
+            let chunk = ChunkAt { chunk: held.entry.chunk, bytes: held.entry.bytes, pack: root };
+            match member.node.read_chunk(&chunk, None, None).await {
+                Ok(_) => {}
+                Err(error) if error.reason.is_of_bytes() => {
+                    let row = held.row;
+                    let marked = self
+                        .write(move |c| {
+                            let passing = scrub::is_replaced(c, id)?;
+                            if !passing {
+                                packs::mark(c, id, row, at)?;
+                            }
+                            Ok(!passing)
+                        })
+                        .await?;
+                    if !marked {
+                        return Ok(Ok(Found::Passing));
+                    }
+                    tracing::warn!(node = %member.row.name, chunk = %held.entry.chunk, %error, "a bad copy");
+                    bad += 1;
+                }
+                Err(error) => return Ok(Err(error)),
+            }
+            *bytes += held.entry.bytes;
+            let due = Duration::from_secs_f64(*bytes as f64 / self.policy.scrub_rate.max(1) as f64);
+            tokio::time::sleep_until(began + due).await;
+        }
+        Ok(Ok(Found::Read { bad }))
+    }
+}
+
+/// Takes back the proof of a pack that is not protected, unless it was proved since, or a smaller one is about to take its
+/// place.
+fn take_back(c: &Connection, pack: PackId, at: Timestamp) -> CatalogResult<bool> {
+    if scrub::is_replaced(c, pack)? {
+        return Ok(false);
+    }
+    packs::unprotected(c, pack, &(micros(at)..=i64::MAX))?;
+    Ok(true)
+}

@@ -1,0 +1,104 @@
+//! Every copy is read and hashed within a period, though nobody asks for it.
+
+use std::time::Duration;
+
+use bytenode::admin::{HealthRequest, Verdict};
+use bytenode::coordinator::Scrubbed;
+use bytenode::node::NodeFailure;
+use bytenode::node::call::Call;
+use bytenode::node::fault::{Fault, When};
+use tokio::time::Instant;
+
+use crate::support::pool::{MIB, Pool, Setup, bytes};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const MONTH: Duration = Duration::from_secs(31 * 24 * 3600);
+const SEALED_MIB: u64 = MIB as u64 + 16;
+const BAD: &str = "SELECT count(*) FROM replica WHERE bad_at IS NOT NULL";
+
+async fn scrub(pool: &Pool) -> Scrubbed {
+    pool.coordinator.ask_nodes().await;
+    pool.coordinator.scrub().await.unwrap()
+}
+
+/// A put reads one chunk of each pack that it sent to a Kubo: the others are read soon after. A built-in node hashed all.
+#[tokio::test(start_paused = true)]
+async fn what_a_put_did_not_read_is_read_within_hours() {
+    for (setup, packs) in [(Setup::kubo(3), 3), (Setup::builtin(3), 0)] {
+        let pool = Pool::new(setup).await;
+        pool.admin.put("bn:/a", &bytes(1, 8 * MIB)).await;
+        assert_eq!(scrub(&pool).await, Scrubbed::default(), "it is left in peace for a while");
+        tokio::time::advance(HOUR * 2).await;
+        let found = scrub(&pool).await;
+        assert_eq!(found, Scrubbed { packs, bytes: packs * 8 * SEALED_MIB, ..Scrubbed::default() });
+        assert_eq!(scrub(&pool).await, Scrubbed::default(), "once is enough");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rot_is_found_and_mended_without_a_command() {
+    for setup in [Setup::builtin(4), Setup::kubo(4)] {
+        let pool = Pool::new(setup).await;
+        let content = bytes(1, 6 * MIB);
+        pool.admin.put("bn:/a", &content).await;
+        tokio::time::advance(HOUR * 2).await;
+        scrub(&pool).await;
+        let chunk = pool.admin.chunks("bn:/a").await[3].cid;
+        let holders = pool.holders(&chunk);
+        pool.nodes[holders[0]].memory.corrupt(&chunk);
+        pool.nodes[holders[1]].memory.forget(&chunk);
+        assert_eq!(scrub(&pool).await.packs, 0, "nothing is due");
+        tokio::time::advance(MONTH).await;
+        let found = scrub(&pool).await;
+        assert_eq!((found.bad, pool.count(BAD).await), (2, 2), "{found:?}");
+        assert_eq!(pool.health().await.verdict, Verdict::Healthy);
+        let read = HealthRequest { read: true, dry_run: true, ..HealthRequest::default() };
+        assert_eq!(pool.check(read).await.verdict, Verdict::Healthy);
+        assert_eq!(pool.admin.get("bn:/a").await, content);
+    }
+}
+
+/// A node reads no faster than it may, and no slower.
+#[tokio::test(start_paused = true)]
+async fn it_keeps_to_its_rate() {
+    let mut setup = Setup::kubo(3);
+    setup.policy.scrub_rate = 1 << 20;
+    let pool = Pool::new(setup).await;
+    pool.admin.put("bn:/a", &bytes(1, 30 * MIB)).await;
+    tokio::time::advance(HOUR * 2).await;
+    let began = Instant::now();
+    assert_eq!(scrub(&pool).await.bytes, 3 * 30 * SEALED_MIB);
+    let seconds = began.elapsed().as_secs();
+    assert!((30..32).contains(&seconds), "{seconds} s");
+}
+
+/// Where a pass stops, the next goes on, of another start too; a node that fails holds no other up.
+#[tokio::test(start_paused = true)]
+async fn it_goes_on_where_it_stopped() {
+    let mut pool = Pool::new(Setup::kubo(3)).await;
+    for file in 0..6 {
+        pool.admin.put(&format!("bn:/{file}"), &bytes(file, 2 * MIB)).await;
+    }
+    tokio::time::advance(HOUR * 2).await;
+    // The second read of the third pack of one node fails, and all that follow.
+    let silent = NodeFailure::Unreachable("it is away".into());
+    (6..20).for_each(|n| pool.nodes[0].fault.order(Call::Read, When::Nth(n), Fault::Fail(silent.clone())));
+    assert_eq!(scrub(&pool).await.packs, 2 + 6 + 6);
+    pool.nodes[0].fault.heal();
+    pool.restart().await;
+    assert_eq!(scrub(&pool).await.packs, 4);
+}
+
+/// A pack whose pin is gone is found by a scrub, too, and counts again only once it was pinned and read.
+#[tokio::test(start_paused = true)]
+async fn it_finds_what_is_not_protected() {
+    let pool = Pool::new(Setup::kubo(3)).await;
+    pool.admin.put("bn:/a", &bytes(1, 2 * MIB)).await;
+    tokio::time::advance(HOUR * 2).await;
+    let node = &pool.nodes[0].memory;
+    assert!(node.unprotect(node.packs()[0]));
+    assert_eq!(scrub(&pool).await.unprotected, 1);
+    assert_eq!(pool.count("SELECT count(*) FROM pack WHERE state = 2 AND proved_at IS NULL").await, 1);
+    assert_eq!(pool.health().await.verdict, Verdict::Healthy);
+    assert_eq!(node.packs().len(), 1);
+}
