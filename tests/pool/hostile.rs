@@ -8,8 +8,9 @@ use bytenode::api::{
 };
 use bytenode::grant::{PackReceipt, SigningKey};
 use bytenode::id::{ChunkId, NodeId, PackId, PackRoot, PoolId, UploadId};
-use bytenode::node::Receipt;
-use bytenode::pack::PackHeader;
+use bytenode::node::call::Call;
+use bytenode::node::{Node, Receipt};
+use bytenode::pack::{Pack, PackHeader};
 
 use crate::support::pool::{MIB, Pool, Setup, User, bytes, path};
 
@@ -210,6 +211,30 @@ async fn a_pack_that_counts_is_not_given_up() {
     pool.admin.session.gc(true, false).await.unwrap();
     assert_eq!(pool.copies(), 6);
     assert_eq!(pool.admin.get("bn:/a").await, content);
+}
+
+/// A client repeats its report when the connection breaks. A Kubo that is told to pin twice at once takes the first pin
+/// away, and may not come to the second.
+#[tokio::test(start_paused = true)]
+async fn a_pack_that_is_reported_twice_is_pinned_once() {
+    let pool = Pool::new(Setup::kubo(3)).await;
+    let session = &pool.admin.session;
+    let put = session.begin_put(&begin()).await.unwrap();
+    let body = bytes::Bytes::from(crate::support::pool::bytes(1, 116));
+    let chunk = ChunkDesc { chunk: ChunkId::of(&body), ..desc(1) };
+    let planned = session.plan_chunks(put.upload, &append(0, 0, vec![chunk])).await.unwrap();
+    let mut packs = Vec::new();
+    for plan in planned.packs {
+        let node = pool.nodes.iter().find(|node| *node.memory.id() == plan.node).unwrap();
+        let header = PackHeader { pool: put.pool, epoch: put.epoch, id: plan.id, entries: plan.entries };
+        let receipt = node.memory.write_pack(&Pack::new(header, vec![body.clone()]), None).await.unwrap();
+        packs.push(PackOutcome::Sent { pack: plan.id, receipt });
+    }
+    let sent = PacksSent { packs };
+    let (one, two) = tokio::join!(session.packs_sent(put.upload, &sent), session.packs_sent(put.upload, &sent));
+    assert!(one.is_ok() && two.is_ok(), "{one:?} {two:?}");
+    assert!(pool.nodes.iter().all(|node| node.memory.calls(Call::Protect) == 1));
+    assert_eq!(pool.count("SELECT count(*) FROM pack WHERE state = 2").await, 3);
 }
 
 /// Reports every pack as sent, and again as failed, in one request and in a second one.
