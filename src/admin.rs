@@ -445,6 +445,24 @@ pub struct Swept {
     pub waiting: u64,
 }
 
+/// What a scrub read of a node, or is to read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+pub struct NodeScrubbed {
+    /// The node's name.
+    pub node: String,
+    /// Packs that were read whole; of a dry run, that are due.
+    pub packs: u64,
+    /// Stored bytes of that.
+    pub bytes: u64,
+    /// Copies that are missing or wrong, and were not known to be.
+    pub bad: u64,
+    /// Packs that it does not protect any more.
+    pub unprotected: u64,
+    /// Packs that are still due; of a dry run, nothing.
+    pub left: u64,
+}
+
 /// Asks that this coordinator be put in charge, after the catalog and the nodes disagreed.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
@@ -511,6 +529,9 @@ pub trait Admin: Send + Sync {
     async fn health(&self, request: &HealthRequest) -> ApiResult<HealthReport>;
     /// Releases what nothing needs; with `now`, versions within their retention too.
     async fn gc(&self, now: bool, dry_run: bool) -> ApiResult<Swept>;
+    /// Reads and hashes every copy that is due, of every node; with `all`, every copy. What is missing or wrong is mended
+    /// afterwards. Ends when nothing is due any more on nodes that answer.
+    async fn scrub(&self, all: bool, dry_run: bool) -> ApiResult<Vec<NodeScrubbed>>;
     /// Everything of the coordinator that cannot be made again, as at one moment, checked, and sealed under a passphrase.
     /// One at a time: another waits a minute for it to end, then it is [`crate::api::Code::Busy`].
     async fn backup(&self, passphrase: &Passphrase) -> ApiResult<SealedBackup>;

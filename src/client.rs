@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::admin::{
     Admin, Adopt, Adopted, ChunkRow, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo, NodeReport, NodeRisks,
-    NodeWay, SealedBackup, Status, Swept, WhoAmI,
+    NodeScrubbed, NodeWay, SealedBackup, Status, Swept, WhoAmI,
 };
 use crate::api::{
     Api, ApiError, ApiResult, BadCopy, BeginPut, ChunksPlanned, Code, CommitFiles, Committed, Entry, ListRequest,
@@ -251,6 +251,11 @@ impl Admin for Client {
 
     async fn gc(&self, now: bool, dry_run: bool) -> ApiResult<Swept> {
         self.send(post_once(&["gc"], &wire::GcRequest { now, dry_run })?.patience(Patience::Long)).await
+    }
+
+    async fn scrub(&self, all: bool, dry_run: bool) -> ApiResult<Vec<NodeScrubbed>> {
+        let call = post_once(&["scrub"], &wire::ScrubRequest { all, dry_run })?.patience(Patience::Long);
+        self.send::<wire::ScrubReport>(call).await.map(|report| report.nodes)
     }
 
     async fn backup(&self, passphrase: &Passphrase) -> ApiResult<SealedBackup> {

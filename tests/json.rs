@@ -86,8 +86,8 @@ fn right_type(command: &str, kind: &str, field: &str, value: &Value) -> bool {
         "files" | "bytes" | "sent_bytes" | "resumed_bytes" | "failed" | "skipped" | "unchanged" | "size" | "chunks"
         | "new_chunks" | "copies_target" | "bad_replicas" | "entries" | "index" | "nodes" | "dirs" | "differences"
         | "used_bytes" | "capacity_bytes" | "replicas" | "usable_bytes" | "under_replicated" | "replicas_checked"
-        | "findings" | "repaired" | "remaining" | "packs" | "waiting" | "unknown_packs" | "pid" | "stopped"
-        | "exit" | "checks" | "risks" => value.is_u64(),
+        | "findings" | "repaired" | "remaining" | "packs" | "waiting" | "bad" | "unprotected" | "left"
+        | "unknown_packs" | "pid" | "stopped" | "exit" | "checks" | "risks" => value.is_u64(),
         _ => value.is_string(),
     }
 }
@@ -136,6 +136,7 @@ fn every_field_is_there_and_told() {
     expect("whoami", 0, &["whoami"], &["user", "summary"]);
     expect("node ls", 0, &["admin", "node", "ls"], &["node", "summary"]);
     expect("node test", 0, &["admin", "node", "test", "n1"], &["check", "summary"]);
+    expect("scrub", 0, &["admin", "scrub", "--all"], &["node", "summary"]);
     expect("gc", 0, &["admin", "gc", "--now"], &["summary"]);
     std::os::unix::fs::OpenOptionsExt::mode(std::fs::File::options().write(true).create(true), 0o600)
         .open(user.work().join("secret"))

@@ -10,6 +10,7 @@ pub mod backup;
 pub mod gc;
 pub mod health;
 pub mod node;
+pub mod scrub;
 
 /// Run the pool: nodes, health, room, backups
 #[derive(Debug, Subcommand)]
@@ -18,6 +19,7 @@ pub enum Command {
     #[command(subcommand)]
     Node(node::Command),
     Health(health::Args),
+    Scrub(scrub::Args),
     Gc(gc::Args),
     Backup(backup::Args),
     Adopt(adopt::Args),
@@ -28,6 +30,7 @@ pub async fn run(ctx: &Ctx, command: &Command) -> Outcome<Exit> {
     match command {
         Command::Node(command) => node::run(ctx, command).await,
         Command::Health(args) => health::run(ctx, args).await,
+        Command::Scrub(args) => scrub::run(ctx, args).await,
         Command::Gc(args) => gc::run(ctx, args).await,
         Command::Backup(args) => backup::run(ctx, args).await,
         Command::Adopt(args) => adopt::run(ctx, args).await,

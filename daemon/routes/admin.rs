@@ -8,7 +8,9 @@ use super::input::{At, Body, Check, NodeName, Query, short};
 use super::{Caller, Done, Json, Route, Streamed, route};
 use crate::admin::{Adopt, HealthRequest, NodeAdd};
 use crate::api::ApiError;
-use crate::client::wire::{BackupKept, BackupRequest, GcRequest, Nodes, Risks, TokenRequest, Ways};
+use crate::client::wire::{
+    BackupKept, BackupRequest, GcRequest, Nodes, Risks, ScrubReport, ScrubRequest, TokenRequest, Ways,
+};
 
 /// Says how a node is forgotten.
 #[derive(Deserialize, IntoParams)]
@@ -68,6 +70,12 @@ impl Check for HealthRequest {
 impl Check for Adopt {
     fn check(&self) -> Result<(), ApiError> {
         self.without.iter().try_for_each(|name| short(name, "a node's name"))
+    }
+}
+
+impl Check for ScrubRequest {
+    fn check(&self) -> Result<(), ApiError> {
+        Ok(())
     }
 }
 
@@ -201,6 +209,16 @@ fn pool_rows() -> Vec<Route> {
             "Releases what nothing needs",
             |caller: Caller, Body(body): Body<GcRequest>| async move {
                 caller.gc(body.now, body.dry_run).await.map(Json)
+            },
+        )
+        .long(),
+        route(
+            post.clone(),
+            "/scrub",
+            "scrub",
+            "Reads and hashes copies",
+            |caller: Caller, Body(body): Body<ScrubRequest>| async move {
+                caller.scrub(body.all, body.dry_run).await.map(|nodes| Json(ScrubReport { nodes }))
             },
         )
         .long(),

@@ -69,6 +69,27 @@ pub fn next(c: &Connection, node: i64, due: &Due, cursor: &mut Cursor) -> Catalo
     Ok(None)
 }
 
+/// How many packs of a node are due, and their stored bytes.
+///
+/// # Errors
+/// [`CatalogError`](super::CatalogError).
+pub fn weigh(c: &Connection, node: i64, due: &Due) -> CatalogResult<(u64, u64)> {
+    let (packs, bytes): (i64, i64) = c
+        .prepare_cached(
+            "SELECT count(*), coalesce(sum(bytes), 0) FROM (
+                 SELECT bytes FROM pack INDEXED BY pack_to_read
+                 WHERE state = 2 AND node_id = ?1 AND intact_at IS NULL AND created_at < ?2
+                 UNION ALL SELECT bytes FROM pack INDEXED BY pack_to_read
+                 WHERE state = 2 AND node_id = ?1 AND intact_at < ?3
+                 UNION ALL SELECT bytes FROM pack INDEXED BY pack_to_read
+                 WHERE state = 2 AND node_id = ?1 AND intact_at > ?4)",
+        )?
+        .query_row(params![node, due.issued_before, due.read_before, due.read_after], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+    Ok((unsigned(packs), unsigned(bytes)))
+}
+
 /// Whether a smaller pack is about to take this one's place, so that its node may not have it any more.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::admin::{NodeInfo, NodeRisks, NodeWay};
+use crate::admin::{NodeInfo, NodeRisks, NodeScrubbed, NodeWay};
 use jiff::Timestamp;
 
 use crate::api::{BadCopy, Committed, Entry};
@@ -58,6 +58,27 @@ pub struct TokenRequest {
 pub struct BadCopies {
     /// At most 1,024.
     pub reports: Vec<BadCopy>,
+}
+
+/// Asks for a scrub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ScrubRequest {
+    /// Every copy, not only what is due.
+    #[serde(default)]
+    pub all: bool,
+    /// Only say what would be read.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What a scrub read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+pub struct ScrubReport {
+    /// Each node's share.
+    pub nodes: Vec<NodeScrubbed>,
 }
 
 /// Asks for a sweep.

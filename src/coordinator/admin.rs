@@ -11,7 +11,7 @@ use super::sweep::Until;
 use super::{Coordinator, LocalSession, internal};
 use crate::admin::{
     Access, Action, Admin, Adopt, Adopted, ChunkRow, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo,
-    NodeReport, NodeRisks, NodeWay, SealedBackup, Status, Swept, WhoAmI,
+    NodeReport, NodeRisks, NodeScrubbed, NodeWay, SealedBackup, Status, Swept, WhoAmI,
 };
 use crate::api::{ApiError, ApiResult, Code, Kind, MAX_FILES, Page};
 use crate::backup::Passphrase;
@@ -351,6 +351,11 @@ impl Admin for LocalSession {
             return self.coordinator.weigh_sweep(now).await;
         }
         self.coordinator.sweep(if now { Until::Now } else { Until::Retention }).await
+    }
+
+    async fn scrub(&self, all: bool, dry_run: bool) -> ApiResult<Vec<NodeScrubbed>> {
+        self.must_be_admin()?;
+        self.coordinator.scrub_now(all, dry_run).await
     }
 
     async fn backup(&self, passphrase: &Passphrase) -> ApiResult<SealedBackup> {

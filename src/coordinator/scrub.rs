@@ -1,6 +1,7 @@
 //! Scrub: every copy is read and hashed within a period, though nobody asks for it. What is missing or wrong is marked, and
 //! repair mends it. Where it stands is in the catalog, so that a start goes on where the last one was.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 
 use super::Coordinator;
 use super::registry::Member;
+use crate::admin::NodeScrubbed;
 use crate::api::ApiResult;
 use crate::catalog::packs::{self, PackRow, Proof, Reach};
 use crate::catalog::scrub::{self, Cursor, Due};
@@ -26,7 +28,7 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// Packs running that a node does not give, after which its pass ends.
 const PATIENCE: u32 = 3;
 
-/// What a scrub read, and what it found.
+/// What a scrub read, and what it found; as in [`NodeScrubbed`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Scrubbed {
     /// Packs that were read whole.
@@ -73,7 +75,8 @@ impl Coordinator {
         self.may_change()?;
         let mut all = Scrubbed::default();
         let members = self.nodes.all();
-        for found in join_all(members.iter().map(|member| self.scrub_node(member))).await {
+        let (due, until) = (self.due(), Instant::now() + PASS);
+        for found in join_all(members.iter().map(|member| self.scrub_node(member, &due, Some(until)))).await {
             let found = found?;
             all.packs += found.packs;
             all.bytes += found.bytes;
@@ -86,15 +89,53 @@ impl Coordinator {
         Ok(all)
     }
 
-    async fn scrub_node(&self, member: &Member) -> ApiResult<Scrubbed> {
-        let (mut all, mut cursor, mut failures) = (Scrubbed::default(), Cursor::default(), 0);
-        let began = Instant::now();
-        let due = Due {
+    fn due(&self) -> Due {
+        Due {
             issued_before: self.ago(SETTLED),
             read_before: self.ago(self.policy.scrub),
             read_after: self.ago(Duration::ZERO).saturating_add(60_000_000),
+        }
+    }
+
+    /// Reads what is due, or all that was there when this began; or says how much that is.
+    pub(super) async fn scrub_now(&self, all: bool, dry_run: bool) -> ApiResult<Vec<NodeScrubbed>> {
+        self.ask_nodes().await;
+        let mut due = self.due();
+        if all {
+            (due.issued_before, due.read_before) = (self.ago(Duration::ZERO), self.ago(Duration::ZERO));
+        }
+        let members = self.nodes.all();
+        let left = |member: &Arc<Member>| {
+            let node = member.row.row;
+            self.read(move |c| scrub::weigh(c, node, &due))
         };
-        while began.elapsed() < PASS && failures < PATIENCE && self.may_drop(member) {
+        let mut nodes = Vec::new();
+        if dry_run {
+            for member in &members {
+                let (packs, bytes) = left(member).await?;
+                let node = member.row.name.clone();
+                nodes.push(NodeScrubbed { node, packs, bytes, bad: 0, unprotected: 0, left: 0 });
+            }
+            return Ok(nodes);
+        }
+        self.may_change()?;
+        let scrubs = members.iter().map(|member| self.scrub_node(member, &due, None));
+        for (member, found) in members.iter().zip(join_all(scrubs).await) {
+            let (Scrubbed { packs, bytes, bad, unprotected }, left) = (found?, left(member).await?.0);
+            nodes.push(NodeScrubbed { node: member.row.name.clone(), packs, bytes, bad, unprotected, left });
+        }
+        if nodes.iter().any(|node| node.bad + node.unprotected > 0) {
+            self.repair_wanted.notify_one();
+        }
+        Ok(nodes)
+    }
+
+    /// One pass over what is due on a node when it begins, up to a time.
+    async fn scrub_node(&self, member: &Member, due: &Due, until: Option<Instant>) -> ApiResult<Scrubbed> {
+        let (mut all, mut cursor, mut failures) = (Scrubbed::default(), Cursor::default(), 0);
+        let (began, due) = (Instant::now(), *due);
+        let over = || until.is_some_and(|until| Instant::now() >= until);
+        while !over() && failures < PATIENCE && self.may_drop(member) {
             let node = member.row.row;
             let found = self
                 .read(move |c| {

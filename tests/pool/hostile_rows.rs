@@ -25,6 +25,7 @@ async fn use_all(pool: &Pool) -> Vec<String> {
     note("status", session.status().await.map(drop));
     note("put", user.try_put("bn:/d/b", &bytes(1, 2 * MIB), &always()).await.map(drop));
     note("gc", session.gc(true, true).await.map(drop));
+    note("scrub", session.scrub(true, false).await.map(drop));
     note("gc", session.gc(true, false).await.map(drop));
     said
 }

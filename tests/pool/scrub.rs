@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use bytenode::admin::{HealthRequest, Verdict};
+use bytenode::admin::{Admin, HealthRequest, NodeScrubbed, Verdict};
+use bytenode::api::Code;
 use bytenode::coordinator::Scrubbed;
 use bytenode::node::NodeFailure;
 use bytenode::node::call::Call;
@@ -56,6 +57,29 @@ async fn rot_is_found_and_mended_without_a_command() {
         assert_eq!(pool.check(read).await.verdict, Verdict::Healthy);
         assert_eq!(pool.admin.get("bn:/a").await, content);
     }
+}
+
+/// On demand: what is due, or all; and how much that would be.
+#[tokio::test(start_paused = true)]
+async fn it_can_be_asked_for() {
+    let pool = Pool::new(Setup::builtin(3)).await;
+    let session = &pool.admin.session;
+    pool.admin.put("bn:/a", &bytes(1, 4 * MIB)).await;
+    tokio::time::advance(HOUR).await;
+    let of = |nodes: Vec<NodeScrubbed>| {
+        nodes.iter().map(|node| (node.packs, node.bytes, node.bad, node.left)).collect::<Vec<_>>()
+    };
+    assert_eq!(of(session.scrub(false, true).await.unwrap()), [(0, 0, 0, 0); 3], "nothing is due");
+    let whole = (1, 4 * SEALED_MIB, 0, 0);
+    assert_eq!(of(session.scrub(true, true).await.unwrap()), [whole; 3]);
+    assert_eq!(pool.nodes[0].fault.calls(Call::Read), 0, "a dry run reads nothing");
+    let chunk = pool.admin.chunks("bn:/a").await[1].cid;
+    pool.nodes[0].memory.corrupt(&chunk);
+    pool.nodes[1].memory.kill();
+    let found = of(session.scrub(true, false).await.unwrap());
+    assert_eq!(found, [(1, 4 * SEALED_MIB, 1, 0), (0, 0, 0, 1), whole]);
+    let other = pool.user("anna").await;
+    assert_eq!(other.session.scrub(true, true).await.unwrap_err().code, Code::NotAllowed);
 }
 
 /// A node reads no faster than it may, and no slower.

@@ -2,8 +2,8 @@
 
 use crate::admin::{
     Access, Action, Adopt, Adopted, AdoptedNode, CatalogDisk, CheckResult, ChunkRow, Do, Finding, FindingKind, Gc,
-    HealthReport, HealthRequest, NewToken, NodeAdd, NodeCheck, NodeInfo, NodeReport, NodeRisks, NodeState, NodeWay,
-    Role, Status, Swept, Verdict, WhoAmI,
+    HealthReport, HealthRequest, NewToken, NodeAdd, NodeCheck, NodeInfo, NodeReport, NodeRisks, NodeScrubbed,
+    NodeState, NodeWay, Role, Status, Swept, Verdict, WhoAmI,
 };
 use crate::api::{
     ApiError, Append, BadCopy, BeginPut, Blob, ChunkDesc, ChunksPlanned, Code, CommitFile, CommitFiles, Committed,
@@ -369,6 +369,10 @@ pub(super) fn health_report() -> HealthReport {
 
 pub(super) fn swept() -> Swept {
     Swept { chunks: 1, packs: 2, bytes: 3, waiting: 4 }
+}
+
+pub(super) fn scrubbed() -> Vec<NodeScrubbed> {
+    vec![NodeScrubbed { node: "n\u{fc}".into(), packs: 1, bytes: 2, bad: 3, unprotected: 4, left: 5 }]
 }
 
 pub(super) fn passphrase() -> Passphrase {

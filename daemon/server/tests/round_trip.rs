@@ -58,6 +58,7 @@ async fn call_admin(client: &Client) -> Outcomes {
         ("node_remove", client.node_remove(name, true, false).await.map(same(fixture::health_report()))),
         ("health", client.health(&fixture::health_request()).await.map(same(fixture::health_report()))),
         ("gc", client.gc(true, false).await.map(same(fixture::swept()))),
+        ("scrub", client.scrub(true, false).await.map(same(fixture::scrubbed()))),
         ("backup", backup(client).await.map(same(fixture::backup()))),
         ("backup_kept", client.backup_kept(fixture::time()).await),
         ("adopt", client.adopt(&fixture::adopt()).await.map(same(fixture::adopted()))),

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use super::fixture;
 use crate::admin::{
     Admin, Adopt, Adopted, ChunkRow, Gate, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo, NodeReport,
-    NodeRisks, NodeWay, SealedBackup, Session, Status, Swept, WhoAmI,
+    NodeRisks, NodeScrubbed, NodeWay, SealedBackup, Session, Status, Swept, WhoAmI,
 };
 use crate::api::{
     Api, ApiError, ApiResult, BadCopy, BeginPut, ChunksPlanned, Code, CommitFiles, Committed, Entry, ListRequest,
@@ -177,6 +177,9 @@ impl Admin for Script {
     }
     async fn gc(&self, now: bool, dry_run: bool) -> ApiResult<Swept> {
         self.answer("gc", now && !dry_run, fixture::swept())
+    }
+    async fn scrub(&self, all: bool, dry_run: bool) -> ApiResult<Vec<NodeScrubbed>> {
+        self.answer("scrub", all && !dry_run, fixture::scrubbed())
     }
     async fn backup(&self, passphrase: &Passphrase) -> ApiResult<SealedBackup> {
         let pieces = fixture::backup().chunks(1000).map(|piece| Ok(piece.to_vec().into())).collect::<Vec<_>>();
