@@ -70,6 +70,37 @@ fn wrong_and_lost_blocks_are_mended_where_they_are() {
     }
 }
 
+/// A wrong byte shows in no listing. A scrub finds it, on every node side by side, and it is mended where it is.
+#[test]
+fn a_scrub_finds_what_no_listing_shows() {
+    for cache in [65_536, 0] {
+        let user = Cluster::up(0);
+        let Some(kubos) = three(&user, cache) else { return };
+        let before: Vec<_> = kubos.iter().map(Kubo::block_files).collect();
+        user.file("a", &bytes(1, 6 * MIB));
+        user.ok(&["put", "a", "bn:/"]);
+        let (lines, code) = user.json(&["admin", "scrub", "--all"]);
+        let summary = lines.last().unwrap();
+        assert_eq!((code, summary["packs"].as_u64(), summary["bad"].as_u64()), (0, Some(3), Some(0)), "{lines:?}");
+        let files = [chunk_files(&kubos[0], &before[0]), chunk_files(&kubos[1], &before[1])];
+        let right = [fs::read(&files[0][1]).unwrap(), fs::read(&files[1][4]).unwrap()];
+        let mut wrong = right[0].clone();
+        *wrong.last_mut().unwrap() ^= 1;
+        fs::write(&files[0][1], &wrong).unwrap();
+        fs::write(&files[1][4], vec![0; right[1].len()]).unwrap();
+        let (lines, code) = user.json(&["admin", "health", "--dry-run"]);
+        assert_eq!((code, findings(&lines, "corrupt")), (0, 0), "a listing shows nothing: {lines:?}");
+
+        let (lines, code) = user.json(&["admin", "scrub", "--all"]);
+        let bad: Vec<_> = lines.iter().map(|line| line["bad"].as_u64().unwrap()).collect();
+        assert_eq!((code, bad), (12, vec![1, 1, 0, 2]), "cache {cache}: {lines:?}");
+        user.ok(&["admin", "health"]);
+        assert!(fs::read(&files[0][1]).unwrap() == right[0] && fs::read(&files[1][4]).unwrap() == right[1]);
+        let (lines, code) = user.json(&["admin", "scrub", "--all"]);
+        assert_eq!((code, lines.last().unwrap()["bad"].as_u64()), (0, Some(0)), "cache {cache}: {lines:?}");
+    }
+}
+
 /// Removing blocks one by one stops the node for most of a second each: for many, people are told what helps.
 #[test]
 fn too_many_wrong_blocks_are_said_with_the_remedy() {
