@@ -304,6 +304,21 @@ pub fn proved(c: &Connection, id: PackId, proof: Proof) -> CatalogResult<bool> {
     Ok(changed == 1)
 }
 
+/// Notes that a live pack was protected and read whole at `at`. That renews its proof, but gives none to a pack whose proof
+/// was taken away; a proof of after `latest` is of a time to come, and none.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn read_whole(c: &Connection, id: PackId, at: Timestamp, latest: Timestamp) -> CatalogResult<()> {
+    c.prepare_cached(
+        "UPDATE pack SET intact_at = ?2, protected_at = ?2, present_at = ?2,
+             proved_at = CASE WHEN proved_at <= ?3 THEN max(proved_at, ?2) WHEN proved_at > ?3 THEN ?2 END
+         WHERE id = ?1 AND state = 2",
+    )?
+    .execute(params![signed(id.get()), micros(at), micros(latest)])?;
+    Ok(())
+}
+
 /// Notes that a node listed a live pack and what it holds: it was protected and present then. That renews no proof.
 ///
 /// # Errors

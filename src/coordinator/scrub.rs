@@ -13,7 +13,7 @@ use super::Coordinator;
 use super::registry::Member;
 use crate::admin::NodeScrubbed;
 use crate::api::ApiResult;
-use crate::catalog::packs::{self, PackRow, Proof, Reach};
+use crate::catalog::packs::{self, PackRow};
 use crate::catalog::scrub::{self, Cursor, Due};
 use crate::catalog::{CatalogResult, micros};
 use crate::id::PackId;
@@ -83,9 +83,6 @@ impl Coordinator {
             all.bad += found.bad;
             all.unprotected += found.unprotected;
         }
-        if all.bad + all.unprotected > 0 {
-            self.repair_wanted.notify_one();
-        }
         Ok(all)
     }
 
@@ -124,9 +121,6 @@ impl Coordinator {
             let (Scrubbed { packs, bytes, bad, unprotected }, left) = (found?, left(member).await?.0);
             nodes.push(NodeScrubbed { node: member.row.name.clone(), packs, bytes, bad, unprotected, left });
         }
-        if nodes.iter().any(|node| node.bad + node.unprotected > 0) {
-            self.repair_wanted.notify_one();
-        }
         Ok(nodes)
     }
 
@@ -157,7 +151,8 @@ impl Coordinator {
                     failures = 0;
                     all.packs += 1;
                     all.bad += bad;
-                    self.write(move |c| packs::proved(c, pack.id, Proof { reach: Reach::Whole, at })).await?;
+                    let latest = crate::catalog::time(due.read_after);
+                    self.write(move |c| packs::read_whole(c, pack.id, at, latest)).await?;
                 }
                 Err(error) => {
                     failures += 1;
@@ -186,6 +181,9 @@ impl Coordinator {
             Ok(true) => {}
             Ok(false) => {
                 let taken = self.write(move |c| take_back(c, id, at)).await?;
+                if taken {
+                    self.repair_wanted.notify_one();
+                }
                 return Ok(Ok(if taken { Found::Unprotected } else { Found::Passing }));
             }
             Err(error) => return Ok(Err(error)),
@@ -210,6 +208,7 @@ impl Coordinator {
                         return Ok(Ok(Found::Passing));
                     }
                     tracing::warn!(node = %member.row.name, chunk = %held.entry.chunk, %error, "a bad copy");
+                    self.repair_wanted.notify_one();
                     bad += 1;
                 }
                 Err(error) => return Ok(Err(error)),

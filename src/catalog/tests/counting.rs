@@ -313,3 +313,22 @@ fn a_node_holds_what_is_not_gone_and_a_pack_what_is_not_bad() {
     chunks::set_excluded(&c, rows[0], &["node1".to_owned()]).unwrap();
     assert_eq!(chunks::excluded(&c, rows[0]).unwrap(), ["node1"]);
 }
+
+/// Reading a pack whole renews a proof, never sets it back, and gives none that was taken away.
+#[test]
+fn a_whole_reading_renews_a_proof_and_gives_none() {
+    let c = empty();
+    let (_, chunk) = file(&c, 1, &[1]);
+    let pack = live(&c, 1, &chunk, 50);
+    let proved = |read, latest| {
+        packs::read_whole(&c, pack, at(read), at(latest)).unwrap();
+        let found = packs::get(&c, pack).unwrap().unwrap();
+        assert_eq!(found.intact, Some(at(read)));
+        found.proved
+    };
+    assert_eq!(proved(60, 100), Some(at(60)));
+    assert_eq!(proved(55, 100), Some(at(60)), "a newer proof stays");
+    assert_eq!(proved(30, 40), Some(at(30)), "one of a time to come is none");
+    packs::unprotected(&c, pack, &(micros(at(90))..=micros(at(99)))).unwrap();
+    assert_eq!(proved(70, 100), None);
+}
