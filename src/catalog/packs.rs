@@ -329,17 +329,22 @@ pub fn listed(c: &Connection, id: PackId, at: Timestamp) -> CatalogResult<()> {
     Ok(())
 }
 
-/// Takes back the proof of a pack that its node was seen not to protect, unless it was proved within `since`.
+/// Takes back the proof of a live pack that its node was seen not to protect, unless it was proved within `since`. Says
+/// whether it had one.
 ///
 /// # Errors
 /// [`CatalogError`].
-pub fn unprotected(c: &Connection, id: PackId, since: &RangeInclusive<i64>) -> CatalogResult<()> {
+pub fn unprotected(c: &Connection, id: PackId, since: &RangeInclusive<i64>) -> CatalogResult<bool> {
     if proved_within(c, id, since)? {
-        return Ok(());
+        return Ok(false);
     }
-    super::chunks::lose(c)?;
-    c.prepare_cached("UPDATE pack SET proved_at = NULL WHERE id = ?1")?.execute([signed(id.get())])?;
-    Ok(())
+    let changed = c
+        .prepare_cached("UPDATE pack SET proved_at = NULL WHERE id = ?1 AND state = 2 AND proved_at IS NOT NULL")?
+        .execute([signed(id.get())])?;
+    if changed > 0 {
+        super::chunks::lose(c)?;
+    }
+    Ok(changed > 0)
 }
 
 /// Rebuilds a pack's header from the catalog.
@@ -434,18 +439,16 @@ pub fn mended(c: &Connection, pack: PackId, chunk: i64, began: Timestamp) -> Cat
     Ok(())
 }
 
-/// Marks a replica as missing or wrong, as it was found at that time.
+/// Marks a replica as missing or wrong, as it was found at that time; says whether there is such a replica.
 ///
 /// # Errors
 /// [`CatalogError`].
-pub fn mark(c: &Connection, pack: PackId, chunk: i64, found: Timestamp) -> CatalogResult<()> {
+pub fn mark(c: &Connection, pack: PackId, chunk: i64, found: Timestamp) -> CatalogResult<bool> {
     super::chunks::lose(c)?;
-    c.prepare_cached("UPDATE replica SET bad_at = ?3 WHERE chunk_id = ?2 AND pack_id = ?1")?.execute(params![
-        signed(pack.get()),
-        chunk,
-        micros(found)
-    ])?;
-    Ok(())
+    let changed = c
+        .prepare_cached("UPDATE replica SET bad_at = ?3 WHERE chunk_id = ?2 AND pack_id = ?1")?
+        .execute(params![signed(pack.get()), chunk, micros(found)])?;
+    Ok(changed > 0)
 }
 
 /// Forgets a replica that another one stands in for. A live pack that has none left is to be dropped.

@@ -152,14 +152,17 @@ impl Coordinator {
         let (began, meanwhile) = (found.began, self.times_since(micros(found.began) + 1));
         for some in found.wrong.chunks(STEP) {
             let some = some.to_vec();
-            self.write(move |c| some.iter().try_for_each(|(pack, chunk)| packs::mark(c, *pack, *chunk, began))).await?;
+            self.write(move |c| {
+                some.iter().try_for_each(|(pack, chunk)| packs::mark(c, *pack, *chunk, began).map(drop))
+            })
+            .await?;
         }
         for some in found.missing.chunks(STEP) {
             let (some, meanwhile) = (some.to_vec(), meanwhile.clone());
             self.write(move |c| {
                 some.iter().try_for_each(|(pack, chunk)| match packs::proved_within(c, *pack, &meanwhile)? {
                     true => Ok(()),
-                    false => packs::mark(c, *pack, *chunk, began),
+                    false => packs::mark(c, *pack, *chunk, began).map(drop),
                 })
             })
             .await?;
@@ -172,7 +175,8 @@ impl Coordinator {
         let unprotected: Vec<PackId> = found.unprotected.iter().copied().collect();
         for some in unprotected.chunks(STEP) {
             let (some, meanwhile) = (some.to_vec(), meanwhile.clone());
-            self.write(move |c| some.iter().try_for_each(|pack| packs::unprotected(c, *pack, &meanwhile))).await?;
+            self.write(move |c| some.iter().try_for_each(|pack| packs::unprotected(c, *pack, &meanwhile).map(drop)))
+                .await?;
         }
         let seen: Vec<(PackId, u64)> = found.seen.iter().map(|(pack, read)| (*pack, *read)).collect();
         for some in seen.chunks(STEP) {

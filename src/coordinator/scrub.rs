@@ -13,11 +13,11 @@ use super::Coordinator;
 use super::registry::Member;
 use crate::admin::NodeScrubbed;
 use crate::api::ApiResult;
-use crate::catalog::packs::{self, PackRow};
+use crate::catalog::packs::{self, Held, PackRow};
 use crate::catalog::scrub::{self, Cursor, Due};
 use crate::catalog::{CatalogResult, micros};
-use crate::id::PackId;
-use crate::node::{ChunkAt, NodeError};
+use crate::id::{PackId, PackRoot};
+use crate::node::{ChunkAt, NodeError, NodeFailure};
 
 /// How long a new pack is left in peace: what is under way with it ends first.
 const SETTLED: Duration = Duration::from_secs(3600);
@@ -25,7 +25,9 @@ const SETTLED: Duration = Duration::from_secs(3600);
 const PASS: Duration = Duration::from_secs(600);
 /// Between two passes.
 const PAUSE: Duration = Duration::from_secs(60);
-/// Packs running that a node does not give, after which its pass ends.
+/// How long reading one chunk may take.
+const READ: Duration = Duration::from_secs(60);
+/// Packs running for which a node does not answer, after which its pass ends.
 const PATIENCE: u32 = 3;
 
 /// What a scrub read, and what it found; as in [`NodeScrubbed`].
@@ -87,11 +89,12 @@ impl Coordinator {
     }
 
     fn due(&self) -> Due {
-        Due {
-            issued_before: self.ago(SETTLED),
-            read_before: self.ago(self.policy.scrub),
-            read_after: self.ago(Duration::ZERO).saturating_add(60_000_000),
-        }
+        Due { issued_before: self.ago(SETTLED), read_before: self.ago(self.policy.scrub), read_after: self.to_come() }
+    }
+
+    /// Times of after this are to come.
+    fn to_come(&self) -> i64 {
+        self.ago(Duration::ZERO).saturating_add(60_000_000)
     }
 
     /// Reads what is due, or all that was there when this began; or says how much that is.
@@ -103,7 +106,7 @@ impl Coordinator {
         }
         let members = self.nodes.all();
         let left = |member: &Arc<Member>| {
-            let node = member.row.row;
+            let (node, due) = (member.row.row, Due { read_after: self.to_come(), ..due });
             self.read(move |c| scrub::weigh(c, node, &due))
         };
         let mut nodes = Vec::new();
@@ -127,10 +130,11 @@ impl Coordinator {
     /// One pass over what is due on a node when it begins, up to a time.
     async fn scrub_node(&self, member: &Member, due: &Due, until: Option<Instant>) -> ApiResult<Scrubbed> {
         let (mut all, mut cursor, mut failures) = (Scrubbed::default(), Cursor::default(), 0);
-        let (began, due) = (Instant::now(), *due);
+        let began = Instant::now();
         let over = || until.is_some_and(|until| Instant::now() >= until);
         while !over() && failures < PATIENCE && self.may_drop(member) {
-            let node = member.row.row;
+            // Else what was read after the first minute would seem to be of a time to come.
+            let (node, due) = (member.row.row, Due { read_after: self.to_come(), ..*due });
             let found = self
                 .read(move |c| {
                     let pack = scrub::next(c, node, &due, &mut cursor)?;
@@ -155,7 +159,8 @@ impl Coordinator {
                     self.write(move |c| packs::read_whole(c, pack.id, at, latest)).await?;
                 }
                 Err(error) => {
-                    failures += 1;
+                    failures += u32::from(error.reason.is_temporary());
+                    tracing::warn!(%error, "a pack that could not be read whole");
                     self.node_answer::<()>(member, Err(error));
                 }
             }
@@ -168,7 +173,7 @@ impl Coordinator {
         &self,
         member: &Member,
         pack: &PackRow,
-        held: &[packs::Held],
+        held: &[Held],
         bytes: &mut u64,
         began: Instant,
     ) -> ApiResult<Result<Found, NodeError>> {
@@ -188,45 +193,73 @@ impl Coordinator {
             }
             Err(error) => return Ok(Err(error)),
         }
-        let mut bad = 0;
+        let (mut bad, mut right, mut unread) = (0, 0, Vec::new());
         for held in held.iter().filter(|held| !held.bad) {
-            let chunk = ChunkAt { chunk: held.entry.chunk, bytes: held.entry.bytes, pack: root };
-            match member.node.read_chunk(&chunk, None, None).await {
-                Ok(_) => {}
-                Err(error) if error.reason.is_of_bytes() => {
-                    let row = held.row;
-                    let marked = self
-                        .write(move |c| {
-                            let passing = scrub::is_replaced(c, id)?;
-                            if !passing {
-                                packs::mark(c, id, row, at)?;
-                            }
-                            Ok(!passing)
-                        })
-                        .await?;
-                    if !marked {
+            match self.read_twice(member, root, held).await {
+                Ok(()) => right += 1,
+                Err(error) if matches!(error.reason, NodeFailure::Absent(_)) => {
+                    // A smaller pack may be about to take this one's place.
+                    if self.read(move |c| scrub::is_replaced(c, id)).await? {
                         return Ok(Ok(Found::Passing));
                     }
-                    tracing::warn!(node = %member.row.name, chunk = %held.entry.chunk, %error, "a bad copy");
-                    self.repair_wanted.notify_one();
-                    bad += 1;
+                    bad += self.found_bad(member, id, held, at, &error).await?;
                 }
-                Err(error) => return Ok(Err(error)),
+                Err(error) if error.reason.is_of_bytes() => bad += self.found_bad(member, id, held, at, &error).await?,
+                Err(error) if error.reason.is_temporary() => return Ok(Err(error)),
+                Err(error) => unread.push((held, error)),
             }
             *bytes += held.entry.bytes;
             let due = Duration::from_secs_f64(*bytes as f64 / self.policy.scrub_rate.max(1) as f64);
             tokio::time::sleep_until(began + due).await;
         }
+        // What a node cannot read while it reads others of the pack is no copy, as on a bad sector.
+        if right == 0
+            && let Some((_, error)) = unread.pop()
+        {
+            return Ok(Err(error));
+        }
+        for (held, error) in unread {
+            bad += self.found_bad(member, id, held, at, &error).await?;
+        }
         Ok(Ok(Found::Read { bad }))
+    }
+
+    /// Reads a chunk; once more, if its node says that it cannot. No reading goes on for longer than a minute.
+    async fn read_twice(&self, member: &Member, root: PackRoot, held: &Held) -> Result<(), NodeError> {
+        let at = ChunkAt { chunk: held.entry.chunk, bytes: held.entry.bytes, pack: root };
+        let read = async || {
+            let late = NodeFailure::Timeout { seconds: READ.as_secs(), doing: "reading a chunk" };
+            let read = tokio::time::timeout(READ, member.node.read_chunk(&at, None, None)).await;
+            read.unwrap_or_else(|_| Err(late.at(&member.row.name))).map(drop)
+        };
+        match read().await {
+            Err(error) if !error.reason.is_of_bytes() && !error.reason.is_temporary() => read().await,
+            read => read,
+        }
+    }
+
+    /// Marks a copy, if it is still one, and has it mended; gives how many that were.
+    async fn found_bad(
+        &self,
+        member: &Member,
+        pack: PackId,
+        held: &Held,
+        at: Timestamp,
+        error: &NodeError,
+    ) -> ApiResult<u64> {
+        self.may_change()?;
+        let row = held.row;
+        if !self.write(move |c| packs::mark(c, pack, row, at)).await? {
+            return Ok(0);
+        }
+        tracing::warn!(node = %member.row.name, chunk = %held.entry.chunk, %error, "a bad copy");
+        self.repair_wanted.notify_one();
+        Ok(1)
     }
 }
 
 /// Takes back the proof of a pack that is not protected, unless it was proved since, or a smaller one is about to take its
-/// place.
+/// place; says whether it had one.
 fn take_back(c: &Connection, pack: PackId, at: Timestamp) -> CatalogResult<bool> {
-    if scrub::is_replaced(c, pack)? {
-        return Ok(false);
-    }
-    packs::unprotected(c, pack, &(micros(at)..=i64::MAX))?;
-    Ok(true)
+    Ok(!scrub::is_replaced(c, pack)? && packs::unprotected(c, pack, &(micros(at)..=i64::MAX))?)
 }
