@@ -115,8 +115,7 @@ impl Coordinator {
                     self.read_replicas(&chunk, &answers, &mut hung, &mut read, |_| true).await;
                 }
                 let mut standings = answers.standings(&chunk, &read, &meanwhile);
-                let good = |s: &Standing| matches!(s, Standing::Good | Standing::Unprotected);
-                if !check.read && !standings.iter().any(|(_, standing)| good(standing)) {
+                if !check.read && !standings.iter().any(|(_, standing)| standing.can_be_read()) {
                     // What was missing or wrong once may be there by now: nothing is lost before it was read again.
                     self.read_replicas(&chunk, &answers, &mut hung, &mut read, |replica| replica.bad).await;
                     standings = answers.standings(&chunk, &read, &meanwhile);
@@ -271,7 +270,7 @@ impl Coordinator {
         }
         let leaves = |replica: &ReplicaRow| check.leaving == Some(replica.node);
         // One that cannot be protected again can still be read.
-        let bare = good.is_empty() && standings.iter().any(|(_, standing)| *standing == Standing::Unprotected);
+        let bare = good.is_empty() && standings.iter().any(|(_, standing)| standing.can_be_read());
         if good.is_empty() && !bare && !standings.iter().any(|(replica, _)| leaves(replica)) {
             if waiting.is_empty() {
                 found.lost += 1;

@@ -379,7 +379,12 @@ impl Coordinator {
     /// went back, and says nothing; a minute is allowed for what others write down while a plan waits for the writer. Nor
     /// does one of before the clock went back, which is older than it looks.
     fn times_since(&self, since: i64) -> RangeInclusive<i64> {
-        since.max(self.clock.went_back(&self.seam))..=self.seam.now().as_microsecond().saturating_add(60_000_000)
+        since.max(self.clock.went_back(&self.seam))..=self.to_come()
+    }
+
+    /// Times in the catalog after this one are still to come.
+    fn to_come(&self) -> i64 {
+        self.seam.now().as_microsecond().saturating_add(60_000_000)
     }
 }
 

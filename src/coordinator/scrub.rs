@@ -92,11 +92,6 @@ impl Coordinator {
         Due { issued_before: self.ago(SETTLED), read_before: self.ago(self.policy.scrub), read_after: self.to_come() }
     }
 
-    /// Times of after this are to come.
-    fn to_come(&self) -> i64 {
-        self.ago(Duration::ZERO).saturating_add(60_000_000)
-    }
-
     /// Reads what is due, or all that was there when this began; or says how much that is.
     pub(super) async fn scrub_now(&self, all: bool, dry_run: bool) -> ApiResult<Vec<NodeScrubbed>> {
         self.ask_nodes().await;

@@ -89,10 +89,9 @@ pub(super) fn plan_copies(
     check: &Check,
     batch: &mut Batch,
 ) {
-    let good = |s: &Standing| matches!(s, Standing::Good | Standing::Unprotected);
     let source =
         |(replica, _): &(&ReplicaRow, Standing)| Source { node: replica.node, pack: replica.pack, root: replica.root };
-    let copies: Vec<Source> = standings.iter().filter(|(_, s)| good(s)).map(source).collect();
+    let copies: Vec<Source> = standings.iter().filter(|(_, s)| s.can_be_read()).map(source).collect();
     let act = |means| Act { means, chunk: chunk.row, vault: chunk.vault, entry: chunk.entry, good: copies.len() };
     let leaving = standings.iter().filter(|(replica, _)| check.leaving == Some(replica.node));
     let from: Vec<Source> = copies.iter().copied().chain(leaving.map(source)).collect();
@@ -100,7 +99,7 @@ pub(super) fn plan_copies(
         let (node, pack) = (replica.node, replica.pack);
         batch.add(act(Means::Protect { from: from.clone(), node, pack }));
     }
-    let has = |(_, s): &&(&ReplicaRow, Standing)| good(s) || *s == Standing::Waiting;
+    let has = |(_, s): &&(&ReplicaRow, Standing)| s.can_be_read() || *s == Standing::Waiting;
     let mut excluded: Vec<usize> = standings.iter().filter(has).filter_map(|(r, _)| view.at(r.node)).collect();
     excluded.extend(check.leaving.and_then(|row| view.at(row)));
     let failed = |(_, member): &(usize, &Arc<Member>)| check.failed.contains(&(member.row.row, chunk.row));

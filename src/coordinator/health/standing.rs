@@ -29,6 +29,13 @@ pub(super) enum Standing {
     Gone,
 }
 
+impl Standing {
+    /// Whether the node has it, whatever it is worth: a copy can be made from it.
+    pub const fn can_be_read(self) -> bool {
+        matches!(self, Self::Good | Self::Unprotected)
+    }
+}
+
 /// What the nodes said when they were asked.
 pub(super) struct Answers<'a> {
     pub check: &'a Check,
@@ -54,7 +61,7 @@ impl Answers<'_> {
             let standing = match read.get(&replica.pack) {
                 _ if listed == Standing::Gone => Standing::Gone,
                 None => listed,
-                Some(Standing::Good) if self.holds(replica) || meanwhile.contains(&replica.created) => Standing::Good,
+                Some(Standing::Good) if self.holds(replica, meanwhile) => Standing::Good,
                 Some(Standing::Good) => Standing::Unprotected,
                 Some(other) => *other,
             };
@@ -63,8 +70,11 @@ impl Answers<'_> {
         chunk.replicas.iter().map(stand).collect()
     }
 
-    fn holds(&self, replica: &ReplicaRow) -> bool {
-        matches!(self.said.get(&replica.node), Some(Said::Listed { packs, .. }) if packs.contains(&replica.root))
+    /// Whether a node that was listed protects a replica. A pack that took another's place meanwhile was not there to be
+    /// listed.
+    fn holds(&self, replica: &ReplicaRow, meanwhile: &RangeInclusive<i64>) -> bool {
+        let listed = |packs: &HashSet<PackRoot>| packs.contains(&replica.root) || meanwhile.contains(&replica.created);
+        matches!(self.said.get(&replica.node), Some(Said::Listed { packs, .. }) if listed(packs))
     }
 
     fn stands(&self, chunk: &ChunkState, replica: &ReplicaRow, meanwhile: &RangeInclusive<i64>) -> Standing {
@@ -83,8 +93,7 @@ impl Answers<'_> {
             Some(Said::Listed { .. }) if replica.proved.is_none_or(|proved| proved > *meanwhile.end()) => {
                 Standing::Unprotected
             }
-            // One that took another's place meanwhile was not there to be listed.
-            Some(Said::Listed { .. }) if self.holds(replica) || meanwhile.contains(&replica.created) => Standing::Good,
+            Some(Said::Listed { .. }) if self.holds(replica, meanwhile) => Standing::Good,
             Some(Said::Listed { .. }) => Standing::Unprotected,
         }
     }
@@ -107,7 +116,7 @@ pub(super) fn finding_kinds(
         };
         kinds.push((kind, Some(replica.node)));
     }
-    let bare = standings.iter().any(|(_, standing)| *standing == Standing::Unprotected);
+    let bare = standings.iter().any(|(_, standing)| standing.can_be_read());
     if good.is_empty() && waiting.is_empty() && !bare {
         kinds.push((FindingKind::Lost, None));
     } else if good.len() < target {
