@@ -60,6 +60,8 @@ pub struct Pool {
     pub scrub: Time,
     /// How many MiB a second are read of each node for that.
     pub scrub_rate: u32,
+    /// How many MiB a second repair moves in all.
+    pub repair_rate: u32,
 }
 
 /// How long nodes may take. None of them is a total.
@@ -143,7 +145,7 @@ impl Default for Config {
 
 impl Default for Pool {
     fn default() -> Self {
-        let Policy { replicas, chunk_size: _, lease, retention, fresh, grace, grant, scrub, scrub_rate } =
+        let Policy { replicas, chunk_size: _, lease, retention, fresh, grace, grant, scrub, scrub_rate, repair_rate } =
             Policy::default();
         Self {
             replicas,
@@ -154,6 +156,7 @@ impl Default for Pool {
             fresh: fresh.into(),
             scrub: scrub.into(),
             scrub_rate: u32::try_from(scrub_rate >> 20).unwrap_or(u32::MAX),
+            repair_rate: u32::try_from(repair_rate >> 20).unwrap_or(u32::MAX),
         }
     }
 }
@@ -213,8 +216,10 @@ impl Config {
                 return refuse(key, "more than 0 and at most a year".into());
             }
         }
-        if !(1..=65_536).contains(&self.pool.scrub_rate) {
-            return refuse("pool.scrub_rate", "1 to 65,536".into());
+        for (key, rate) in [("pool.scrub_rate", self.pool.scrub_rate), ("pool.repair_rate", self.pool.repair_rate)] {
+            if !(1..=65_536).contains(&rate) {
+                return refuse(key, "1 to 65,536".into());
+            }
         }
         if self.server.stop.get() > MAX_STOP {
             return refuse("server.stop", format!("at most {} s", MAX_STOP.as_secs()));
@@ -255,7 +260,7 @@ impl Config {
 
     /// How the coordinator behaves.
     pub fn policy(&self) -> Policy {
-        let Pool { replicas, grace, retention, lease, grant, fresh, scrub, scrub_rate } = self.pool;
+        let Pool { replicas, grace, retention, lease, grant, fresh, scrub, scrub_rate, repair_rate } = self.pool;
         Policy {
             replicas,
             grace: grace.get(),
@@ -265,6 +270,7 @@ impl Config {
             fresh: fresh.get(),
             scrub: scrub.get(),
             scrub_rate: u64::from(scrub_rate) << 20,
+            repair_rate: u64::from(repair_rate) << 20,
             ..Policy::default()
         }
     }

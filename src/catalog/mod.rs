@@ -14,6 +14,7 @@ pub mod packs;
 mod schema;
 pub mod scrub;
 pub mod snapshot;
+pub mod spare;
 pub mod sweep;
 pub mod trace;
 pub mod users;

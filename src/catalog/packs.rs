@@ -372,10 +372,14 @@ pub struct Held {
 /// # Errors
 /// [`CatalogError`].
 pub fn chunks(c: &Connection, id: PackId) -> CatalogResult<Vec<Held>> {
-    let mut statement = c.prepare_cached(
+    held(c, id, "ORDER BY r.ordinal")
+}
+
+fn held(c: &Connection, id: PackId, which: &str) -> CatalogResult<Vec<Held>> {
+    let mut statement = c.prepare_cached(&format!(
         "SELECT c.id, c.digest, c.bytes, r.bad_at IS NOT NULL FROM replica r JOIN chunk c ON c.id = r.chunk_id
-         WHERE r.pack_id = ?1 ORDER BY r.ordinal",
-    )?;
+         WHERE r.pack_id = ?1 {which}"
+    ))?;
     let rows = statement.query_map([signed(id.get())], |row| {
         let found: (i64, Vec<u8>, i64, bool) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
         Ok(found)
@@ -414,6 +418,32 @@ pub fn holding(c: &Connection, node: i64, chunks: &[i64]) -> CatalogResult<BTree
         for id in rows {
             found.insert(PackId::new(unsigned(id?)));
         }
+    }
+    Ok(found)
+}
+
+/// Some live packs of a node that were proved before a time, about those numbered after a random one, each with a chunk
+/// that is not known to be bad.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn sample(c: &Connection, node: i64, from: u64, before: Timestamp, limit: u32) -> CatalogResult<Vec<(PackRow, Held)>> {
+    let last: Option<i64> = c
+        .prepare_cached("SELECT max(id) FROM pack WHERE node_id = ?1 AND state = 2")?
+        .query_row([node], |row| row.get(0))?;
+    let from = signed(from % unsigned(last.unwrap_or(0)).max(1));
+    let mut packs = Vec::new();
+    for part in ["id > ?2 AND proved_at < ?3 ORDER BY id", "id <= ?2 AND proved_at < ?3 ORDER BY id DESC"] {
+        let most = limit.saturating_sub(u32::try_from(packs.len()).unwrap_or(u32::MAX));
+        let sql = format!("SELECT {COLUMNS} FROM pack WHERE node_id = ?1 AND state = 2 AND {part} LIMIT ?4");
+        let mut statement = c.prepare_cached(&sql)?;
+        let rows = statement.query_map(params![node, from, micros(before), most], |found| Ok(row(found)))?;
+        packs.extend(rows.map(|found| found?).collect::<CatalogResult<Vec<_>>>()?);
+    }
+    let mut found = Vec::new();
+    for pack in packs {
+        let held = held(c, pack.id, "AND r.bad_at IS NULL ORDER BY r.ordinal LIMIT 1")?.pop();
+        found.extend(held.map(|held| (pack, held)));
     }
     Ok(found)
 }

@@ -2,6 +2,8 @@
 //! is planned is exactly what [`super::repair`] executes.
 
 pub(super) mod acts;
+mod copies;
+mod doubt;
 mod listed;
 mod rows;
 mod standing;
@@ -13,9 +15,10 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 
 use self::acts::{Batch, plan_copies};
+use self::copies::{Copies, crowded, finding_kinds};
 use self::listed::Listed;
 use self::rows::{ChunkState, ReplicaRow, chunk_page};
-use self::standing::{Answers, Said, Standing, finding_kinds};
+use self::standing::{Answers, Said, Standing};
 use super::Coordinator;
 use super::registry::View;
 use crate::admin::{Finding, FindingKind, HealthReport, NodeState, Verdict};
@@ -34,8 +37,10 @@ pub struct Check {
     pub now: bool,
     /// Every replica is read and hashed first.
     pub read: bool,
-    /// Copies on this node (by row) do not count: it is to leave the pool.
+    /// Copies on this node (by row) are to go elsewhere, as on one that is drained.
     pub leaving: Option<i64>,
+    /// This node (by row) does not come back: it is not asked.
+    pub lost: Option<i64>,
     /// Nodes (by row) that did not take a chunk (by row) from this repair: others do.
     pub failed: HashSet<(i64, i64)>,
 }
@@ -80,8 +85,14 @@ pub(super) struct Diagnosis {
     pub orphans: Vec<PackRoot>,
     /// Replicas that were marked bad and are good again.
     pub mended: Vec<(PackId, i64)>,
+    /// Findings of copies that are to go elsewhere: there are enough of them all the same.
+    pub moving: u64,
+    /// What people should know.
+    pub notices: Vec<String>,
     /// Why nothing may be changed, if so.
     pub read_only: Option<String>,
+    /// Nodes (by row) that did not answer, and are waited for.
+    pub awaited: BTreeSet<i64>,
 }
 
 /// How often running each node did not answer a read, by row.
@@ -98,9 +109,13 @@ impl Coordinator {
         // here on is of this very moment, so that those of it are older than what the nodes say.
         let began = self.seam.now();
         tokio::time::sleep(TICK).await;
-        let answers = Answers { check, said: self.ask_all(check).await };
+        let said = self.ask_all(check).await;
         let view = self.nodes.view(self.policy.replicas);
+        let mut answers = Answers { said, leaving: leaving(check, &view), lost: check.lost };
         let mut found = Diagnosis { began, ..Diagnosis::default() };
+        self.doubt_listings(&mut answers, &mut found).await?;
+        let hold = if check.now { None } else { self.nodes.vanished() };
+        found.awaited = answers.silent().collect();
         self.find_silent(&view, &answers, &mut found).await?;
         self.find_orphans(&view, &answers, &mut found).await?;
         let (mut after, mut hung) = (0, Hung::default());
@@ -121,10 +136,11 @@ impl Coordinator {
                     standings = answers.standings(&chunk, &read, &meanwhile);
                 }
                 found.note(&chunk, &standings, &read, &answers);
-                self.look_at(&view, &chunk, &standings, check, &mut found).await?;
+                self.look_at(&view, &chunk, &standings, &answers, (check, hold.is_some()), &mut found).await?;
             }
         }
         found.batch.settle();
+        found.notices.extend(hold);
         found.read_only = self.read_only();
         Ok((found, view))
     }
@@ -132,6 +148,9 @@ impl Coordinator {
     async fn ask_all(&self, check: &Check) -> HashMap<i64, Said> {
         let members = self.nodes.all();
         let ask = members.iter().map(|member| async move {
+            if check.lost == Some(member.row.row) {
+                return (member.row.row, Said::Silent { lost: true });
+            }
             let listed = async {
                 self.ask(member).await?;
                 let (mut packs, mut chunks) = (HashSet::new(), Listed::default());
@@ -159,12 +178,12 @@ impl Coordinator {
     async fn find_silent(
         &self,
         view: &View,
-        Answers { check, said }: &Answers<'_>,
+        Answers { said, lost, .. }: &Answers,
         found: &mut Diagnosis,
     ) -> ApiResult<()> {
         for member in &view.members {
             let row = member.row.row;
-            if check.leaving != Some(row) && matches!(said.get(&row), Some(Said::Silent { .. }) | None) {
+            if *lost != Some(row) && matches!(said.get(&row), Some(Said::Silent { .. }) | None) {
                 let (path, files) = self.read(move |c| trace::files_of_node(c, row)).await?;
                 found.add(Finding {
                     kind: FindingKind::Offline,
@@ -182,7 +201,7 @@ impl Coordinator {
     }
 
     /// A finding for each pack that a node protects, and that this catalog recorded as dropped or does not know.
-    async fn find_orphans(&self, view: &View, answers: &Answers<'_>, found: &mut Diagnosis) -> ApiResult<()> {
+    async fn find_orphans(&self, view: &View, answers: &Answers, found: &mut Diagnosis) -> ApiResult<()> {
         for member in &view.members {
             let Some(Said::Listed { packs, .. }) = answers.said.get(&member.row.row) else { continue };
             let mut roots: Vec<PackRoot> = packs.iter().copied().collect();
@@ -210,7 +229,7 @@ impl Coordinator {
     async fn read_replicas(
         &self,
         chunk: &ChunkState,
-        answers: &Answers<'_>,
+        answers: &Answers,
         hung: &mut Hung,
         read: &mut HashMap<PackId, Standing>,
         which: impl Fn(&ReplicaRow) -> bool,
@@ -243,23 +262,26 @@ impl Coordinator {
         view: &View,
         chunk: &ChunkState,
         standings: &[(&ReplicaRow, Standing)],
-        check: &Check,
+        answers: &Answers,
+        (check, held): (&Check, bool),
         found: &mut Diagnosis,
     ) -> ApiResult<()> {
-        let good: BTreeSet<i64> = standings
-            .iter()
-            .filter(|(replica, standing)| check.takes_for_good(chunk, replica, *standing))
-            .map(|(replica, _)| replica.node)
-            .collect();
-        let waiting = standings.iter().filter(|(_, standing)| *standing == Standing::Waiting);
-        let waiting: BTreeSet<i64> = waiting.map(|(replica, _)| replica.node).collect();
-        if good.len() < chunk.target as usize {
-            found.short.push((chunk.row, u32::try_from(good.len()).unwrap_or(u32::MAX)));
+        let nodes = |which: &dyn Fn(&ReplicaRow, Standing) -> bool| -> BTreeSet<i64> {
+            let chosen = standings.iter().filter(|(replica, standing)| which(replica, *standing));
+            chosen.map(|(replica, _)| replica.node).collect()
+        };
+        let copies = Copies {
+            target: chunk.target as usize,
+            good: nodes(&|replica, standing| check.takes_for_good(chunk, replica, standing)),
+            waiting: nodes(&|_, standing| standing == Standing::Waiting),
+            leaving: &answers.leaving,
+        };
+        let good = copies.good.len();
+        if good < copies.target {
+            found.short.push((chunk.row, u32::try_from(good).unwrap_or(u32::MAX)));
         }
-        let counted = if good.len() <= 1 { good.len() } else { good.union(&waiting).count() };
-        let short = (chunk.target as usize).saturating_sub(counted);
-        let kinds = finding_kinds(standings, &good, &waiting, chunk.target as usize);
-        if kinds.is_empty() && short == 0 {
+        let kinds = finding_kinds(standings, &copies, crowded(view, &copies));
+        if kinds.is_empty() && copies.short() == 0 {
             return Ok(());
         }
         let row = chunk.row;
@@ -268,30 +290,39 @@ impl Coordinator {
             let node = node.map(|node| view.name(node));
             found.add(Finding { kind, path: path.clone(), files, chunk: Some(chunk.entry.chunk), node });
         }
-        let leaves = |replica: &ReplicaRow| check.leaving == Some(replica.node);
         // One that cannot be protected again can still be read.
-        let bare = good.is_empty() && standings.iter().any(|(_, standing)| standing.can_be_read());
-        if good.is_empty() && !bare && !standings.iter().any(|(replica, _)| leaves(replica)) {
-            if waiting.is_empty() {
+        let bare = good == 0 && standings.iter().any(|(_, standing)| standing.can_be_read());
+        if good == 0 && !bare {
+            if copies.waiting.is_empty() {
                 found.lost += 1;
             } else {
                 found.at_risk += 1;
             }
             return Ok(());
         }
-        if good.len() < chunk.target as usize {
+        if good < copies.target {
             found.under += 1;
-            found.at_risk += u64::from(bare || (good.len() == 1 && chunk.target > 1));
+            found.at_risk += u64::from(bare || (good == 1 && copies.target > 1));
         }
-        plan_copies(view, chunk, standings, short, check, &mut found.batch);
+        // While many nodes are away at once, only what is down to its last copy is worth a storm.
+        if !held || (good <= 1 && copies.target > 1) {
+            plan_copies(view, chunk, standings, &copies, check, &mut found.batch);
+        }
         Ok(())
     }
+}
+
+/// The nodes that are to be emptied.
+fn leaving(check: &Check, view: &View) -> BTreeSet<i64> {
+    let draining = view.members.iter().filter(|member| member.row.draining).map(|member| member.row.row);
+    draining.chain(check.leaving).collect()
 }
 
 impl Diagnosis {
     fn add(&mut self, finding: Finding) {
         self.findings_total += 1;
         self.remaining += u64::from(!matches!(finding.kind, FindingKind::Orphan | FindingKind::Surplus));
+        self.moving += u64::from(finding.kind == FindingKind::Misplaced);
         if self.findings.len() < MAX_REPORTED {
             self.findings.push(finding);
         }
@@ -303,7 +334,7 @@ impl Diagnosis {
         chunk: &ChunkState,
         standings: &[(&ReplicaRow, Standing)],
         read: &HashMap<PackId, Standing>,
-        answers: &Answers<'_>,
+        answers: &Answers,
     ) {
         self.chunks += 1;
         for (replica, standing) in standings {
@@ -336,7 +367,7 @@ impl Diagnosis {
             Verdict::Lost
         } else if self.at_risk > 0 {
             Verdict::AtRisk
-        } else if self.under > 0 || self.remaining > 0 {
+        } else if self.under > 0 || self.remaining > self.moving {
             Verdict::Degraded
         } else {
             Verdict::Healthy
@@ -356,7 +387,10 @@ impl Diagnosis {
             repaired: 0,
             remaining: self.remaining + u64::from(self.read_only.is_some()),
             oldest_verified: self.oldest.map(time),
-            notices: self.read_only.iter().map(|why| format!("the coordinator takes no changes: {why}")).collect(),
+            notices: {
+                let read_only = self.read_only.iter().map(|why| format!("the coordinator takes no changes: {why}"));
+                read_only.chain(self.notices.iter().cloned()).collect()
+            },
         }
     }
 }

@@ -147,6 +147,11 @@ impl Leases {
         self.lock().remove(&upload);
     }
 
+    /// Whether there was a sign of life of any put within this time.
+    pub(super) fn is_heard(&self, within: Duration) -> bool {
+        self.lock().values().any(|lease| lease.lock().touched.elapsed() < within)
+    }
+
     /// Leases without a sign of life for so long.
     pub(super) fn expired(&self, after: Duration) -> Vec<UploadId> {
         let over = |lease: &&Arc<Lease>| lease.lock().touched.elapsed() >= after;
@@ -306,6 +311,11 @@ impl Reads {
         let mut reads = self.lock();
         let own = reads.get(&id).is_some_and(|read| read.user == user);
         own && reads.remove(&id).is_some()
+    }
+
+    /// Whether there was a sign of life of any read within this time.
+    pub(super) fn is_heard(&self, within: Duration) -> bool {
+        self.lock().values().any(|read| read.silent() < within)
     }
 
     /// All versions that somebody is reading.

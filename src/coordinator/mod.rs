@@ -74,6 +74,8 @@ pub struct Policy {
     pub scrub: Duration,
     /// How many bytes a second are read of each node for that.
     pub scrub_rate: u64,
+    /// How many bytes a second repair moves in all; a quarter of that while clients are at work.
+    pub repair_rate: u64,
 }
 
 impl Default for Policy {
@@ -88,6 +90,7 @@ impl Default for Policy {
             grant: Duration::from_secs(600),
             scrub: Duration::from_secs(30 * 24 * 3600),
             scrub_rate: 16 << 20,
+            repair_rate: 128 << 20,
         }
     }
 }
@@ -195,6 +198,8 @@ pub struct Coordinator {
     machine: String,
     /// Rung when something is below its target.
     repair_wanted: Notify,
+    /// How fast it goes.
+    repair_pace: repair::pace::Pace,
     /// One repair at a time.
     repairing: tokio::sync::Mutex<()>,
     /// One sweep at a time.
@@ -268,6 +273,7 @@ impl Coordinator {
             users: AtomicU64::new(users),
             machine,
             repair_wanted: Notify::new(),
+            repair_pace: repair::pace::Pace::default(),
             repairing: tokio::sync::Mutex::default(),
             sweeping: tokio::sync::Mutex::default(),
             proving: std::array::from_fn(|_| tokio::sync::Mutex::default()),

@@ -8,12 +8,18 @@ use jiff::SignedDuration;
 use tokio::time::Instant;
 
 use crate::admin::NodeState;
+use crate::api::NodeKind;
 use crate::catalog::nodes::NodeRow;
 use crate::grant::PublicKey;
 use crate::id::{NodeId, PackId, PackRoot};
 use crate::node::{NodeError, NodeFailure, NodeStatus, SharedNode};
 use crate::pack::MAX_CHUNK_BYTES;
 use crate::place::{PlaceNode, Topology};
+
+/// Packs that repair writes to a member at once.
+const WRITERS: usize = 2;
+/// Members that fail within this time of each other are taken to fail for one reason.
+const TOGETHER: Duration = Duration::from_secs(600);
 
 /// A registered node and its present state.
 #[derive(Debug)]
@@ -24,6 +30,8 @@ pub struct Member {
     pub node: SharedNode,
     now: Mutex<Now>,
     comparing: tokio::sync::Mutex<()>,
+    /// Turns of repair to write to it.
+    writing: Arc<tokio::sync::Semaphore>,
 }
 
 /// A pack of this pool that no row of the catalog is of.
@@ -82,14 +90,28 @@ pub struct Seen {
 impl Member {
     /// A member that has not been asked yet, and is taken to answer.
     pub fn new(row: NodeRow, node: SharedNode) -> Self {
-        let now = Now { version: row.version.clone(), ..Now::default() };
-        Self { row, node, now: Mutex::new(now), comparing: tokio::sync::Mutex::default() }
+        let now = Mutex::new(Now { version: row.version.clone(), ..Now::default() });
+        // A Kubo makes others wait while it writes anyway.
+        let turns = if row.kind == NodeKind::Kubo { 1 } else { WRITERS };
+        let writing = Arc::new(tokio::sync::Semaphore::new(turns));
+        Self { row, node, now, comparing: tokio::sync::Mutex::default(), writing }
     }
 
     /// The same node, with its present state, registered otherwise.
     pub fn changed(&self, row: NodeRow) -> Self {
         let now = Mutex::new(self.lock().clone());
-        Self { row, node: Arc::clone(&self.node), now, comparing: tokio::sync::Mutex::default() }
+        let (node, writing) = (Arc::clone(&self.node), Arc::clone(&self.writing));
+        Self { row, node, now, comparing: tokio::sync::Mutex::default(), writing }
+    }
+
+    /// Waits for a turn of repair to write to it.
+    pub async fn writing(&self) -> tokio::sync::SemaphorePermit<'_> {
+        self.writing.acquire().await.expect("it is never closed")
+    }
+
+    /// Whether it answered when it was last asked.
+    pub fn answers(&self) -> bool {
+        self.lock().failing_since.is_none()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Now> {
@@ -302,6 +324,23 @@ impl Registry {
     /// How long a member may fail before it is lost.
     pub const fn grace(&self) -> Duration {
         self.grace
+    }
+
+    /// Says so if more members went away within ten minutes than one network or power failure should be taken to break:
+    /// more than a third of them, and more than one. They are more likely to come back together than to be lost.
+    pub fn vanished(&self) -> Option<String> {
+        let members = self.all();
+        let mut since: Vec<Instant> = members.iter().filter_map(|member| member.lock().failing_since).collect();
+        since.sort_unstable();
+        let few = (members.len() / 3).max(1);
+        let together = since.windows(few + 1).any(|some| some[few].duration_since(some[0]) <= TOGETHER);
+        let (away, all) = (since.len(), members.len());
+        together.then(|| {
+            format!(
+                "{away} of {all} nodes went away at about the same time: only chunks down to their last copy are copied. \
+                 If the nodes are lost, bytenode admin health --now"
+            )
+        })
     }
 
     /// The weights of these members, which cost milliseconds to work out.

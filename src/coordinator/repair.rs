@@ -1,16 +1,20 @@
 //! Repair: executes what health planned. Missing copies are made from proved ones through packs of their own, and count
 //! only once they are proved like those of a put. What a node does not take or does not give costs that chunk alone.
 
+pub(super) mod pace;
+mod trim;
 mod unblock;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
 
 use super::Coordinator;
-use super::health::acts::{Act, Batch, Means, Source};
+use super::health::acts::{Act, Means, Source, Spare};
 use super::health::{Check, Diagnosis};
 use super::judge::Depth;
 use super::registry::{Member, View};
@@ -20,7 +24,7 @@ use crate::catalog::packs::{self, NewPack, PackState, Proof, Reach};
 use crate::catalog::{chunks, micros};
 use crate::id::{ChunkId, PackId};
 use crate::node::{ChunkAt, NodeError, NodeFailure};
-use crate::pack::{MAX_BYTES, MAX_CHUNKS, Pack, PackHeader};
+use crate::pack::{MAX_CHUNKS, Pack, PackEntry, PackHeader};
 
 /// Rows of versions, packs or chunks that one step of writing down touches.
 const STEP: usize = 500;
@@ -38,17 +42,36 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// Notices that a report carries.
 const MAX_NOTICES: usize = 100;
 
+/// Packs under way at once, of which each holds its bytes in memory,
+const WRITING: usize = 4;
+/// and no more of them than this, unless it is one chunk.
+const PACK_BYTES: u64 = 16 << 20;
+/// Chunks that are read at once for each of them.
+const READING: usize = 4;
+
 /// What became of a round's acts.
 #[derive(Default)]
 struct Work {
     /// Acts that were done and proved.
     done: u64,
+    /// Copies (with their chunks) that others made needless.
+    spares: Vec<(Spare, i64, PackEntry)>,
+    /// Whether something was left undone since it may be needless by now.
+    stale: bool,
     /// Nodes (by row) that did not take a chunk (by row).
     failed: HashSet<(i64, i64)>,
     notices: Vec<String>,
 }
 
 impl Work {
+    fn add(&mut self, other: Self) {
+        self.done += other.done;
+        self.stale |= other.stale;
+        self.spares.extend(other.spares);
+        self.failed.extend(other.failed);
+        other.notices.into_iter().for_each(|notice| self.notice(notice));
+    }
+
     fn notice(&mut self, text: String) {
         if self.notices.len() < MAX_NOTICES {
             self.notices.push(text);
@@ -116,18 +139,18 @@ impl Coordinator {
         let (mut found, view) = self.look(&check).await?;
         let mut report = found.report(&view);
         for round in 1.. {
-            let batch = std::mem::take(&mut found.batch);
-            if batch.acts().is_empty() {
+            if found.batch.acts().is_empty() {
                 break;
             }
-            let more = batch.has_more();
-            let work = self.execute(batch).await?;
+            let more = found.batch.has_more();
+            let work = self.execute(&mut found).await?;
+            let more = more || work.stale;
             report.repaired += work.done;
             report.notices.extend(work.notices);
             let learned = work.failed.iter().any(|failed| !check.failed.contains(failed));
             check.failed.extend(work.failed);
             found = self.look(&check).await?.0;
-            if (work.done == 0 && !learned) || (round >= ROUNDS && (work.done == 0 || !more)) {
+            if (work.done == 0 && !learned && !work.stale) || (round >= ROUNDS && ((work.done == 0 && !work.stale) || !more)) {
                 break;
             }
         }
@@ -223,54 +246,88 @@ impl Coordinator {
         self.write(move |c| chunks::note_checked(c, began)).await
     }
 
-    /// Does what was planned, for the most endangered chunks first.
-    async fn execute(&self, batch: Batch) -> ApiResult<Work> {
+    /// Does what was planned, for the most endangered chunks first, several packs at a time.
+    async fn execute(&self, found: &mut Diagnosis) -> ApiResult<Work> {
         let mut work = Work::default();
-        let mut unprotected: BTreeMap<(i64, PackId), Vec<Act>> = BTreeMap::new();
-        // By good copies left, node and vault.
-        let mut groups: BTreeMap<(usize, i64, i64), Vec<Act>> = BTreeMap::new();
-        for act in batch.into_acts() {
+        let (mut unprotected, mut writes, mut spares) = (BTreeMap::new(), Vec::new(), Vec::new());
+        for act in std::mem::take(&mut found.batch).into_acts() {
             match &act.means {
-                Means::Write { to, .. } => groups.entry((act.good, *to, act.vault)).or_default().push(act),
-                Means::Protect { node, pack, .. } => unprotected.entry((*node, *pack)).or_default().push(act),
+                Means::Write { .. } => writes.push(act),
+                Means::Protect { node, pack, .. } => {
+                    let packs: &mut BTreeMap<PackId, Vec<Act>> = unprotected.entry(*node).or_default();
+                    packs.entry(*pack).or_default().push(act);
+                }
+                Means::Drop(spare) => spares.push((*spare, act.chunk, act.entry)),
             }
         }
-        for ((node, pack), acts) in unprotected {
+        let protects = unprotected.into_iter().map(|(node, packs)| self.protect_all(node, packs));
+        for (done, rest) in join_all(protects).await {
+            work.add(done);
+            writes.extend(rest);
+        }
+        let awaited = &found.awaited;
+        let jobs = jobs(writes).into_iter().map(|job| self.write_job(job, awaited));
+        let mut done = stream::iter(jobs).buffer_unordered(WRITING);
+        while let Some(done) = done.next().await {
+            work.add(done?);
+        }
+        drop(done);
+        // What cannot be given up now is found to be too much by the next check.
+        self.give_up(std::mem::take(&mut work.spares), found.began).await?;
+        work.done += self.give_up(spares, found.began).await?;
+        Ok(work)
+    }
+
+    /// Protects packs of one node again. Gives back what is needed of those that cannot be protected as a whole.
+    async fn protect_all(&self, node: i64, packs: BTreeMap<PackId, Vec<Act>>) -> (Work, Vec<Act>) {
+        let (mut work, mut rest) = (Work::default(), Vec::new());
+        for (pack, acts) in packs {
             match self.protect_again(node, pack).await {
                 Ok(()) => work.done += acts.len() as u64,
                 Err(error) if error.code == Code::Temporary => work.notice(error.message),
                 // It cannot be protected as a whole: what is needed of it goes into another pack.
-                Err(_) => acts
-                    .into_iter()
-                    .for_each(|act| groups.entry((act.good, node, act.vault)).or_default().push(act.anew())),
+                Err(_) => rest.extend(acts.into_iter().map(Act::anew)),
             }
         }
-        for ((_, node, vault), acts) in groups {
-            let Some(member) = self.nodes.get(node) else { continue };
-            let mut rest = acts.as_slice();
-            // A node that stops answering is asked no more; the next round goes elsewhere.
-            // Nor one that is told by somebody else what to do, or while this coordinator may change nothing.
-            while !rest.is_empty() && self.may_drop(&member) {
-                let (now, later) = rest.split_at(fits(rest));
-                rest = later;
-                self.write_copies(&member, vault, now, &mut work).await?;
-            }
+        (work, rest)
+    }
+
+    /// Writes one pack, unless the plan that it is of no longer holds.
+    async fn write_job(&self, job: Job, awaited: &BTreeSet<i64>) -> ApiResult<Work> {
+        let mut work = Work::default();
+        let Some(member) = self.nodes.get(job.node) else { return Ok(work) };
+        // A node that stops answering is asked no more; the next round goes elsewhere. Nor one that is told by somebody
+        // else what to do, or while this coordinator may change nothing.
+        if !self.may_drop(&member) {
+            return Ok(work);
         }
+        // What one has that came back need not be made again.
+        let back = awaited.iter().any(|row| self.nodes.get(*row).is_some_and(|one| one.answers()));
+        if back && !job.is_urgent() {
+            work.stale = true;
+            return Ok(work);
+        }
+        self.write_copies(&member, job.vault, &job.acts, &mut work).await?;
         Ok(work)
     }
 
     /// Reads chunks from proved copies and writes them to one node.
     async fn write_copies(&self, member: &Member, vault: i64, acts: &[Act], work: &mut Work) -> ApiResult<()> {
+        let bytes = acts.iter().map(|act| act.entry.bytes).sum();
+        self.repair_pace.wait(&self.seam, bytes, self.repair_rate()).await;
+        let fetch = |nth: usize| async move { (&acts[nth], self.fetch(&acts[nth]).await) };
+        let mut fetched = stream::iter((0..acts.len()).map(fetch)).buffered(READING);
         let mut taken: Vec<Taken> = Vec::with_capacity(acts.len());
-        for act in acts {
-            let Means::Write { from, .. } = &act.means else { continue };
-            match self.fetch(act, from).await {
-                Ok((bytes, source)) => {
-                    self.remind(member, act).await;
-                    taken.push(Taken { act, bytes, source });
-                }
+        while let Some((act, read)) = fetched.next().await {
+            match read {
+                Ok((bytes, source)) => taken.push(Taken { act, bytes, source }),
                 Err(error) => work.notice(format!("chunk {}: {error}", act.entry.chunk)),
             }
+        }
+        drop(fetched);
+        let _turn = member.writing().await;
+        for one in &taken {
+            self.remind(member, one.act).await;
         }
         // First what stands in the way is taken away and all go again, then without what the node does not take.
         for attempt in 0..3 {
@@ -280,6 +337,8 @@ impl Coordinator {
             match self.write_pack(member, vault, &mut taken).await? {
                 Ok(()) => {
                     work.done += taken.len() as u64;
+                    let spares = taken.iter().filter_map(|one| Some((one.act.spare()?, one.act.chunk, one.act.entry)));
+                    work.spares.extend(spares);
                     return Ok(());
                 }
                 Err(NotTaken { chunks, wrong, error }) => {
@@ -389,8 +448,8 @@ impl Coordinator {
 
     /// Reads a chunk from the first copy that gives it, and says which node that was: those that answer first, the one that
     /// it is for last. A copy that is missing or wrong is marked as such; a node that hangs does so once.
-    async fn fetch(&self, act: &Act, from: &[Source]) -> Result<(Bytes, i64), NodeError> {
-        let chunk = act.entry.chunk;
+    async fn fetch(&self, act: &Act) -> Result<(Bytes, i64), NodeError> {
+        let (chunk, from) = (act.entry.chunk, act.sources());
         let mut last = NodeFailure::Absent("any good copy".into()).at("pool");
         let mut from: Vec<(Source, Arc<Member>)> =
             from.iter().filter_map(|source| Some((*source, self.nodes.get(source.node)?))).collect();
@@ -448,9 +507,9 @@ impl Act {
     fn anew(self) -> Self {
         let means = match self.means {
             Means::Protect { from, node, pack } => {
-                Means::Write { act: Do::Replace, from, to: node, instead: Some(pack) }
+                Means::Write { act: Do::Replace, from, to: node, instead: Some(pack), then_drop: None }
             }
-            write @ Means::Write { .. } => write,
+            other => other,
         };
         Self { means, ..self }
     }
@@ -459,7 +518,15 @@ impl Act {
     fn target(&self) -> Option<i64> {
         match &self.means {
             Means::Write { to, .. } => Some(*to),
-            Means::Protect { .. } => None,
+            Means::Protect { .. } | Means::Drop(_) => None,
+        }
+    }
+
+    /// The copies that it reads from.
+    fn sources(&self) -> &[Source] {
+        match &self.means {
+            Means::Write { from, .. } | Means::Protect { from, .. } => from,
+            Means::Drop(_) => &[],
         }
     }
 
@@ -467,9 +534,53 @@ impl Act {
     fn instead(&self) -> Option<(PackId, i64)> {
         match &self.means {
             Means::Write { instead, .. } => instead.map(|pack| (pack, self.chunk)),
-            Means::Protect { .. } => None,
+            Means::Protect { .. } | Means::Drop(_) => None,
         }
     }
+
+    /// The copy elsewhere that a new one makes needless.
+    fn spare(&self) -> Option<Spare> {
+        match &self.means {
+            Means::Write { then_drop, .. } => *then_drop,
+            Means::Protect { .. } | Means::Drop(_) => None,
+        }
+    }
+}
+
+/// Copies that go to one node in one pack.
+struct Job {
+    node: i64,
+    vault: i64,
+    acts: Vec<Act>,
+}
+
+impl Job {
+    /// Whether a chunk of it is down to its last copy.
+    fn is_urgent(&self) -> bool {
+        self.acts.iter().any(|act| act.good <= 1)
+    }
+}
+
+/// Packs out of what is to be written: the most endangered first, and of those equally so, one for each node in turn.
+fn jobs(writes: Vec<Act>) -> Vec<Job> {
+    let mut groups: BTreeMap<(usize, i64, i64), Vec<Act>> = BTreeMap::new();
+    for act in writes {
+        let Some(to) = act.target() else { continue };
+        groups.entry((act.good, to, act.vault)).or_default().push(act);
+    }
+    let mut jobs = Vec::new();
+    for ((good, node, vault), mut acts) in groups {
+        for turn in 0.. {
+            if acts.is_empty() {
+                break;
+            }
+            let rest = acts.split_off(fits(&acts));
+            jobs.push(((good, turn, node), Job { node, vault, acts }));
+            acts = rest;
+        }
+    }
+    jobs.sort_by_key(|(order, _)| *order);
+    jobs.into_iter().map(|(_, job)| job).collect()
 }
 
 /// How many of these fit into one pack; at least one.
@@ -477,7 +588,7 @@ fn fits(acts: &[Act]) -> usize {
     let mut bytes = 0;
     let more = |act: &&Act| {
         bytes += act.entry.bytes;
-        bytes <= MAX_BYTES
+        bytes <= PACK_BYTES
     };
     acts.iter().take(MAX_CHUNKS).take_while(more).count().max(1)
 }

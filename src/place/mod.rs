@@ -97,13 +97,37 @@ impl Topology {
     /// The open nodes that a chunk belongs on, best first, none of `excluded`: R of them, distinct, in distinct zones
     /// (as even as possible when those left have fewer than R). Fewer than R only when fewer are left.
     pub fn choose(&self, chunk: &ChunkId, excluded: &[usize]) -> Vec<usize> {
-        let candidates = (0..self.nodes.len()).filter(|at| self.nodes[*at].open && !excluded.contains(at));
+        let open = (0..self.nodes.len()).filter(|at| self.nodes[*at].open && !excluded.contains(at));
+        self.pick(chunk, &[], open, self.replicas)
+    }
+
+    /// The open nodes that are to get as many more copies of a chunk as are `wanted`, best first, none of `excluded`: in
+    /// zones where the nodes that `have` it are not, as long as there are any.
+    pub fn choose_beside(&self, chunk: &ChunkId, have: &[usize], excluded: &[usize], wanted: usize) -> Vec<usize> {
+        let open = |at: &usize| self.nodes[*at].open && !excluded.contains(at) && !have.contains(at);
+        self.pick(chunk, have, (0..self.nodes.len()).filter(open), wanted)
+    }
+
+    /// Which of the nodes that have a chunk should keep one of `wanted` copies, open or not, best first.
+    pub fn keep(&self, chunk: &ChunkId, have: &[usize], wanted: usize) -> Vec<usize> {
+        self.pick(chunk, &[], have.iter().copied(), wanted)
+    }
+
+    /// So many of these nodes, best first, in zones as even as can be with the nodes that have the chunk.
+    fn pick(
+        &self,
+        chunk: &ChunkId,
+        have: &[usize],
+        candidates: impl Iterator<Item = usize>,
+        wanted: usize,
+    ) -> Vec<usize> {
         let order = self.ordered(chunk, candidates);
-        let wanted = self.replicas.min(order.len());
+        let wanted = wanted.min(order.len());
         let mut chosen = Vec::with_capacity(wanted);
         let mut in_zone = vec![0; self.zones];
+        have.iter().for_each(|at| in_zone[self.draws[*at].zone] += 1);
         // Level 0 takes one node from each zone, level 1 a second one where zones are too few, and so on.
-        for level in 0..wanted {
+        for level in 0..wanted + have.len() {
             for at in &order {
                 if chosen.len() == wanted {
                     return chosen;

@@ -7,6 +7,7 @@ use crate::coordinator::registry::{Member, View};
 use crate::id::{PackId, PackRoot};
 use crate::pack::PackEntry;
 
+use super::copies::{Copies, crowded};
 use super::rows::{ChunkState, ReplicaRow};
 use super::standing::Standing;
 use super::{Check, MAX_REPORTED};
@@ -25,10 +26,20 @@ pub(in crate::coordinator) struct Act {
 /// How an act is done.
 #[derive(Debug, Clone)]
 pub(in crate::coordinator) enum Means {
-    /// Write the chunk to a node, reading from the first of these that gives it.
-    Write { act: Do, from: Vec<Source>, to: i64, instead: Option<PackId> },
+    /// Write the chunk to a node, reading from the first of these that gives it. Once that copy counts, a replica that it
+    /// stands in for on the same node is forgotten, and one that it makes needless on another goes as with `Drop`.
+    Write { act: Do, from: Vec<Source>, to: i64, instead: Option<PackId>, then_drop: Option<Spare> },
     /// Protect a pack again and prove it; where that cannot be, write the chunk anew.
     Protect { from: Vec<Source>, node: i64, pack: PackId },
+    /// Give up a copy, if there are enough others just then.
+    Drop(Spare),
+}
+
+/// A copy that is not needed where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::coordinator) struct Spare {
+    pub node: i64,
+    pub pack: PackId,
 }
 
 /// A copy to read from.
@@ -80,60 +91,99 @@ impl Batch {
     }
 }
 
-/// Plans as many new copies as are short: first in the place of those that a node lost, then where they belong.
+/// Plans as many new copies as are short: first in the place of those that a node lost, then where they belong. With enough
+/// of them, plans to give up those that are too many.
 pub(super) fn plan_copies(
     view: &View,
     chunk: &ChunkState,
     standings: &[(&ReplicaRow, Standing)],
-    short: usize,
+    copies: &Copies<'_>,
     check: &Check,
     batch: &mut Batch,
 ) {
     let source =
         |(replica, _): &(&ReplicaRow, Standing)| Source { node: replica.node, pack: replica.pack, root: replica.root };
-    let copies: Vec<Source> = standings.iter().filter(|(_, s)| s.can_be_read()).map(source).collect();
-    let act = |means| Act { means, chunk: chunk.row, vault: chunk.vault, entry: chunk.entry, good: copies.len() };
-    let leaving = standings.iter().filter(|(replica, _)| check.leaving == Some(replica.node));
-    let from: Vec<Source> = copies.iter().copied().chain(leaving.map(source)).collect();
+    let from: Vec<Source> = standings.iter().filter(|(_, s)| s.can_be_read()).map(source).collect();
+    let good = from.len();
+    let act = |means| Act { means, chunk: chunk.row, vault: chunk.vault, entry: chunk.entry, good };
     for (replica, _) in standings.iter().filter(|(_, s)| *s == Standing::Unprotected) {
         let (node, pack) = (replica.node, replica.pack);
         batch.add(act(Means::Protect { from: from.clone(), node, pack }));
     }
-    let has = |(_, s): &&(&ReplicaRow, Standing)| s.can_be_read() || *s == Standing::Waiting;
-    let mut excluded: Vec<usize> = standings.iter().filter(has).filter_map(|(r, _)| view.at(r.node)).collect();
-    excluded.extend(check.leaving.and_then(|row| view.at(row)));
+    let spare = |node: i64| {
+        let on = |(replica, standing): &&(&ReplicaRow, Standing)| replica.node == node && *standing == Standing::Good;
+        standings.iter().find(on).map(|(replica, _)| Spare { node, pack: replica.pack })
+    };
+    if copies.has_surplus() {
+        spares(view, chunk, copies).into_iter().filter_map(spare).for_each(|spare| batch.add(act(Means::Drop(spare))));
+        return;
+    }
+    let crowded = crowded(view, copies);
+    let short = copies.short() + usize::from(crowded.is_some());
+    let has = |(r, s): &&(&ReplicaRow, Standing)| {
+        (s.can_be_read() || *s == Standing::Waiting) && !copies.leaving.contains(&r.node) && Some(r.node) != crowded
+    };
+    let have: Vec<usize> = standings.iter().filter(has).filter_map(|(r, _)| view.at(r.node)).collect();
+    let mut excluded: Vec<usize> = copies.leaving.iter().chain(&crowded).filter_map(|row| view.at(*row)).collect();
+    excluded.extend(check.lost.and_then(|row| view.at(row)));
     let failed = |(_, member): &(usize, &Arc<Member>)| check.failed.contains(&(member.row.row, chunk.row));
     excluded.extend(view.members.iter().enumerate().filter(failed).map(|(at, _)| at));
     let mut targets: Vec<(usize, Option<PackId>)> = Vec::new();
     for (replica, standing) in standings {
         let lost = matches!(standing, Standing::Missing | Standing::Corrupt);
-        if let Some(at) = view.at(replica.node).filter(|at| lost && view.seen[*at].open && !excluded.contains(at)) {
+        let usable = |at: &usize| lost && view.seen[*at].open && !excluded.contains(at) && !have.contains(at);
+        if let Some(at) = view.at(replica.node).filter(usable) {
             targets.push((at, Some(replica.pack)));
             excluded.push(at);
         }
     }
-    let picks = view.topology.choose(&chunk.entry.chunk, &excluded);
+    let beside: Vec<usize> = have.iter().copied().chain(targets.iter().map(|(at, _)| *at)).collect();
+    let picks = view.topology.choose_beside(&chunk.entry.chunk, &beside, &excluded, short);
     targets.extend(picks.into_iter().map(|at| (at, None)));
     // A node whose block cache is live takes what it lost or spoilt without writing it: others come first.
     targets.sort_by_key(|(at, instead)| instead.is_some() && view.members[*at].row.cache_live);
-    for (at, instead) in targets.into_iter().take(short) {
-        let what = if instead.is_some() { Do::Replace } else { Do::Copy };
+    let moved: Vec<i64> = copies.good.intersection(copies.leaving).copied().take(copies.moves()).chain(crowded).collect();
+    for (nth, (at, instead)) in targets.into_iter().take(short).enumerate() {
+        // What is missing comes first, so that the last ones are those that move.
+        let then_drop = (nth + moved.len()).checked_sub(short).and_then(|nth| moved.get(nth)).and_then(|node| spare(*node));
+        let what = match (instead, then_drop) {
+            (Some(_), _) => Do::Replace,
+            (None, Some(_)) => Do::Move,
+            (None, None) => Do::Copy,
+        };
         let to = view.members[at].row.row;
-        batch.add(act(Means::Write { act: what, from: from.clone(), to, instead }));
+        // The node that a copy leaves gives it, where it answers: nobody else has to read.
+        let mut from = from.clone();
+        from.sort_by_key(|source| then_drop.is_none_or(|spare| spare.node != source.node));
+        batch.add(act(Means::Write { act: what, from, to, instead, then_drop }));
     }
+}
+
+/// The nodes whose copies are too many: first those that are to be emptied, then those where the chunk belongs least.
+fn spares(view: &View, chunk: &ChunkState, copies: &Copies<'_>) -> Vec<i64> {
+    let staying: Vec<usize> = copies.staying().iter().filter_map(|row| view.at(*row)).collect();
+    let kept = view.topology.keep(&chunk.entry.chunk, &staying, copies.target);
+    if kept.len() < copies.target {
+        return Vec::new();
+    }
+    let kept: Vec<i64> = kept.into_iter().map(|at| view.members[at].row.row).collect();
+    let mut spare: Vec<i64> = copies.good.iter().copied().filter(|row| !kept.contains(row)).collect();
+    spare.sort_by_key(|row| !copies.leaving.contains(row));
+    spare
 }
 
 impl Act {
     pub(super) fn show(&self, view: &View) -> Action {
         let (act, from, to) = match &self.means {
-            Means::Write { act, from, to, .. } => (*act, from.first().map(|source| source.node), *to),
-            Means::Protect { node, .. } => (Do::Replace, Some(*node), *node),
+            Means::Write { act, from, to, .. } => (*act, from.first().map(|source| source.node), Some(*to)),
+            Means::Protect { node, .. } => (Do::Replace, Some(*node), Some(*node)),
+            Means::Drop(spare) => (Do::Drop, Some(spare.node), None),
         };
         Action {
             act,
             chunk: self.entry.chunk,
             from: from.map(|node| view.name(node)),
-            to: Some(view.name(to)),
+            to: to.map(|node| view.name(node)),
             bytes: self.entry.bytes,
         }
     }

@@ -3,10 +3,8 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::RangeInclusive;
 
-use crate::admin::FindingKind;
 use crate::id::{PackId, PackRoot};
 
-use super::Check;
 use super::listed::Listed;
 use super::rows::{ChunkState, ReplicaRow};
 
@@ -37,12 +35,21 @@ impl Standing {
 }
 
 /// What the nodes said when they were asked.
-pub(super) struct Answers<'a> {
-    pub check: &'a Check,
+pub(super) struct Answers {
     pub said: HashMap<i64, Said>,
+    /// Nodes (by row) that are to be emptied.
+    pub leaving: BTreeSet<i64>,
+    /// One that does not come back.
+    pub lost: Option<i64>,
 }
 
-impl Answers<'_> {
+impl Answers {
+    /// Nodes that did not answer, and may come back.
+    pub fn silent(&self) -> impl Iterator<Item = i64> {
+        let silent = |said: &Said| matches!(said, Said::Silent { .. });
+        self.said.iter().filter(move |(row, said)| silent(said) && self.lost != Some(**row)).map(|(row, _)| *row)
+    }
+
     /// Whether a node listed what it has.
     pub fn is_listed(&self, node: i64) -> bool {
         matches!(self.said.get(&node), Some(Said::Listed { .. }))
@@ -78,9 +85,6 @@ impl Answers<'_> {
     }
 
     fn stands(&self, chunk: &ChunkState, replica: &ReplicaRow, meanwhile: &RangeInclusive<i64>) -> Standing {
-        if self.check.leaving == Some(replica.node) {
-            return Standing::Gone;
-        }
         if !replica.bad && replica.proved.is_some_and(|proved| meanwhile.contains(&proved)) {
             return Standing::Good;
         }
@@ -97,32 +101,4 @@ impl Answers<'_> {
             Some(Said::Listed { .. }) => Standing::Unprotected,
         }
     }
-}
-
-pub(super) fn finding_kinds(
-    standings: &[(&ReplicaRow, Standing)],
-    good: &BTreeSet<i64>,
-    waiting: &BTreeSet<i64>,
-    target: usize,
-) -> Vec<(FindingKind, Option<i64>)> {
-    let mut kinds = Vec::new();
-    for (replica, standing) in standings {
-        let kind = match standing {
-            // A replica that was given up for others that count is no longer missed.
-            Standing::Missing if good.len() < target => FindingKind::Missing,
-            Standing::Corrupt if good.len() < target => FindingKind::Corrupt,
-            Standing::Unprotected => FindingKind::Unprotected,
-            _ => continue,
-        };
-        kinds.push((kind, Some(replica.node)));
-    }
-    let bare = standings.iter().any(|(_, standing)| standing.can_be_read());
-    if good.is_empty() && waiting.is_empty() && !bare {
-        kinds.push((FindingKind::Lost, None));
-    } else if good.len() < target {
-        kinds.push((FindingKind::UnderReplicated, None));
-    } else if good.len() > target {
-        kinds.push((FindingKind::Surplus, None));
-    }
-    kinds
 }

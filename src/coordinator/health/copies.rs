@@ -1,0 +1,97 @@
+//! The copies of one chunk: how many there are, how many are wanted, and what is wrong with them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::rows::ReplicaRow;
+use super::standing::Standing;
+use crate::admin::FindingKind;
+use crate::coordinator::registry::View;
+
+/// The nodes (by row) with copies of a chunk.
+pub(super) struct Copies<'a> {
+    /// Copies wanted.
+    pub target: usize,
+    /// Those whose copies are good.
+    pub good: BTreeSet<i64>,
+    /// Those that do not answer, and may come back with theirs.
+    pub waiting: BTreeSet<i64>,
+    /// Those that are to be emptied, whether they have a copy or not.
+    pub leaving: &'a BTreeSet<i64>,
+}
+
+impl Copies<'_> {
+    /// Those whose copies are good and stay where they are.
+    pub fn staying(&self) -> BTreeSet<i64> {
+        self.good.difference(self.leaving).copied().collect()
+    }
+
+    /// How many copies are to be made. Nodes that do not answer are waited for, unless one good copy is left or none.
+    pub fn short(&self) -> usize {
+        let staying = self.staying();
+        let counted = match self.good.len() {
+            0 | 1 => staying.len(),
+            _ => staying.len() + self.waiting.difference(&self.good).filter(|node| !self.leaving.contains(node)).count(),
+        };
+        self.target.saturating_sub(counted)
+    }
+
+    /// How many of those take the place of good copies on nodes that are to be emptied.
+    pub fn moves(&self) -> usize {
+        self.short().min(self.good.intersection(self.leaving).count())
+    }
+
+    /// Whether there are more good copies than wanted, of those that stay.
+    pub fn has_surplus(&self) -> bool {
+        let staying = self.staying().len();
+        staying > self.target || (staying == self.target && self.good.len() > staying)
+    }
+}
+
+/// A node with a good copy in a zone that has two, if another zone that takes chunks has none.
+pub(super) fn crowded(view: &View, copies: &Copies<'_>) -> Option<i64> {
+    let staying = copies.staying();
+    if staying.len() < copies.target || copies.has_surplus() {
+        return None;
+    }
+    let zone = |at: usize| view.members[at].row.zone.as_str();
+    let mut taken: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
+    for (row, at) in staying.iter().filter_map(|row| Some((*row, view.at(*row)?))) {
+        taken.entry(zone(at)).or_default().push(row);
+    }
+    let most = taken.values().max_by_key(|rows| rows.len()).filter(|rows| rows.len() > 1)?;
+    let free = (0..view.members.len()).any(|at| view.seen[at].open && !taken.contains_key(zone(at)));
+    free.then(|| most.last().copied()).flatten()
+}
+
+/// What is wrong with a chunk's copies, and where; `crowded` is where a copy is that should be in another zone.
+pub(super) fn finding_kinds(
+    standings: &[(&ReplicaRow, Standing)],
+    copies: &Copies<'_>,
+    crowded: Option<i64>,
+) -> Vec<(FindingKind, Option<i64>)> {
+    let (good, target) = (copies.good.len(), copies.target);
+    let mut kinds = Vec::new();
+    for (replica, standing) in standings {
+        let kind = match standing {
+            // A replica that was given up for others that count is no longer missed.
+            Standing::Missing if good < target => FindingKind::Missing,
+            Standing::Corrupt if good < target => FindingKind::Corrupt,
+            Standing::Unprotected => FindingKind::Unprotected,
+            _ => continue,
+        };
+        kinds.push((kind, Some(replica.node)));
+    }
+    let bare = standings.iter().any(|(_, standing)| standing.can_be_read());
+    if good == 0 && copies.waiting.is_empty() && !bare {
+        kinds.push((FindingKind::Lost, None));
+    } else if good < target {
+        kinds.push((FindingKind::UnderReplicated, None));
+    } else if copies.has_surplus() {
+        kinds.push((FindingKind::Surplus, None));
+    }
+    if copies.moves() > 0 {
+        kinds.extend(copies.good.intersection(copies.leaving).map(|node| (FindingKind::Misplaced, Some(*node))));
+    }
+    kinds.extend(crowded.map(|node| (FindingKind::Zone, Some(node))));
+    kinds
+}

@@ -1,0 +1,123 @@
+//! Copies that are too many are given up: only where the target is there without them, as the nodes just listed it, and
+//! with as many copies read or proved just now as a put needs to be acknowledged.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use crate::api::ApiResult;
+use crate::catalog::packs::{self, NewPack};
+use crate::catalog::spare::{self, Kept};
+use crate::catalog::{micros, scrub};
+use crate::coordinator::health::acts::Spare;
+use crate::coordinator::{Coordinator, Policy};
+use crate::id::PackId;
+use crate::node::ChunkAt;
+use crate::pack::PackEntry;
+
+impl Coordinator {
+    /// Gives up copies of chunks, and says how many; `began` is when the nodes were asked what they have.
+    pub(super) async fn give_up(
+        &self,
+        spares: Vec<(Spare, i64, PackEntry)>,
+        began: Timestamp,
+    ) -> ApiResult<u64> {
+        let mut of_packs: BTreeMap<Spare, Vec<(i64, PackEntry)>> = BTreeMap::new();
+        for (spare, chunk, entry) in spares {
+            of_packs.entry(spare).or_default().push((chunk, entry));
+        }
+        let mut all = 0;
+        for (spare, chunks) in of_packs {
+            let mut given_up = 0;
+            for (chunk, entry) in chunks {
+                if self.may_change().is_err() {
+                    return Ok(all);
+                }
+                given_up += u64::from(self.give_up_one(spare, chunk, entry, began).await?);
+            }
+            all += given_up;
+            if given_up > 0 {
+                self.shrink_rest(spare).await?;
+            }
+        }
+        Ok(all)
+    }
+
+    async fn give_up_one(&self, spare: Spare, chunk: i64, entry: PackEntry, began: Timestamp) -> ApiResult<bool> {
+        let leaving = self.leaving_nodes();
+        let (since, fresh) = (micros(began), self.times_since(self.ago(self.policy.fresh)));
+        let (own, away) = (spare.pack, leaving.clone());
+        let found = self.read(move |c| spare::kept(c, chunk, &entry.chunk, own, &away)).await?;
+        let Some((target, kept)) = found else { return Ok(false) };
+        let wanted = Policy::write_rule(target) as usize;
+        let mut proved: BTreeSet<PackId> = BTreeSet::new();
+        let mut nodes: BTreeSet<i64> = BTreeSet::new();
+        let is_fresh = |kept: &&Kept| fresh.contains(&kept.proved);
+        for one in kept.iter().filter(is_fresh) {
+            nodes.insert(one.node);
+            proved.insert(one.pack);
+        }
+        for one in &kept {
+            if nodes.len() >= wanted {
+                break;
+            }
+            let Some(member) = self.nodes.get(one.node).filter(|member| !nodes.contains(&member.row.row)) else { continue };
+            let at = ChunkAt { chunk: entry.chunk, bytes: entry.bytes, pack: one.root };
+            let read = match member.is_itself().await {
+                Ok(()) => member.node.read_chunk(&at, None, None).await,
+                Err(error) => Err(error),
+            };
+            match read {
+                Ok(_) => {
+                    nodes.insert(one.node);
+                    proved.insert(one.pack);
+                }
+                Err(error) if error.reason.is_of_bytes() => {
+                    self.mark_bad(one.pack, chunk).await;
+                    self.repair_wanted.notify_one();
+                    return Ok(false);
+                }
+                Err(error) => drop(self.node_answer::<()>(&member, Err(error))),
+            }
+        }
+        if nodes.len() < wanted {
+            return Ok(false);
+        }
+        self.write(move |c| spare::give_up(c, (spare.node, spare.pack), (chunk, &entry.chunk), since, &proved, &leaving))
+            .await
+    }
+
+    /// Nodes (by row) that are to be emptied.
+    pub(in crate::coordinator) fn leaving_nodes(&self) -> BTreeSet<i64> {
+        let members = self.nodes.all();
+        members.iter().filter(|member| member.row.draining).map(|member| member.row.row).collect()
+    }
+
+    /// Issues the smaller pack that is to take the place of one that some copies were given up of; the sweeper has the node
+    /// make it. Not on a node that is to be emptied, whose packs go as a whole.
+    async fn shrink_rest(&self, spare: Spare) -> ApiResult<()> {
+        if self.leaving_nodes().contains(&spare.node) {
+            return Ok(());
+        }
+        let (pool, epoch, now, id) = (self.pool, self.epoch(), self.seam.now(), spare.pack);
+        self.write(move |c| {
+            let Some(pack) = packs::get(c, id)?.filter(|pack| pack.state == packs::PackState::Live) else {
+                return Ok(());
+            };
+            let held = packs::chunks(c, id)?;
+            if held.is_empty() || scrub::is_replaced(c, id)? {
+                return Ok(());
+            }
+            let new = NewPack {
+                node: pack.node,
+                vault: pack.vault,
+                upload: None,
+                replaces: Some(id),
+                chunks: held.iter().map(|held| held.row).collect(),
+                entries: held.iter().map(|held| held.entry).collect(),
+            };
+            packs::issue(c, pool, epoch, new, now).map(drop)
+        })
+        .await
+    }
+}
