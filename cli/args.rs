@@ -11,6 +11,12 @@ use crate::error::{Exit, Failure};
 use crate::ui::text::nearest;
 use crate::ui::{Ui, end};
 
+/// Reads a length of time as people write it.
+pub fn duration(text: &str) -> Result<std::time::Duration, String> {
+    let time = text.parse::<jiff::SignedDuration>().ok().and_then(|time| std::time::Duration::try_from(time).ok());
+    time.filter(|time| !time.is_zero()).ok_or_else(|| "write 90s, 30m or 4h".to_owned())
+}
+
 /// What comes first in help: what it does, how, examples; then the options, then the exit codes.
 const TEMPLATE: &str = "{about-with-newline}\n{usage-heading} {usage}\n\n{before-help}{all-args}{after-help}";
 

@@ -180,7 +180,7 @@ const fn resume(command: &Command) -> &'static str {
         Command::Get(_) => "run the same command again: what is here already is not fetched again",
         Command::Up(_) => "run the same command again: what runs already is left as it is",
         Command::Admin(admin::Command::Backup(_)) => "run the same command again: nothing was kept",
-        Command::Admin(_) => "the coordinator may still be at it; see: bytenode status",
+        Command::Admin(_) => "the coordinator goes on with it; see: bytenode admin task ls",
         _ => "",
     }
 }

@@ -183,6 +183,14 @@ impl Ui {
         }
     }
 
+    /// A line of the terminal that is drawn anew as often as it is set, until it is dropped.
+    pub fn line(self: &Arc<Self>) -> Line {
+        let bar = indicatif::ProgressBar::with_draw_target(None, indicatif::ProgressDrawTarget::stderr());
+        bar.set_style(indicatif::ProgressStyle::with_template("{wide_msg}").expect("the template is right"));
+        self.set_bar(Some(bar.clone()));
+        Line { ui: self.clone(), bar }
+    }
+
     fn set_bar(&self, bar: Option<indicatif::ProgressBar>) {
         *self.bar.lock().unwrap_or_else(PoisonError::into_inner) = bar;
     }
@@ -221,6 +229,28 @@ impl Ui {
     /// Whether a person can be asked.
     pub fn may_ask(&self) -> bool {
         self.may_ask
+    }
+}
+
+/// A line of the terminal that is drawn anew as often as it is set.
+#[derive(Debug)]
+pub struct Line {
+    ui: Arc<Ui>,
+    bar: indicatif::ProgressBar,
+}
+
+impl Line {
+    /// What it shows from now on.
+    pub fn set(&self, text: &str) {
+        self.bar.set_message(text.to_owned());
+        self.bar.tick();
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.ui.set_bar(None);
+        self.bar.finish_and_clear();
     }
 }
 

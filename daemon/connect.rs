@@ -149,7 +149,8 @@ impl HttpConnect {
             access: request.access,
             gc: request.gc.unwrap_or(Gc::Owner),
             cache_live: false,
-            draining: false,
+            draining: crate::catalog::nodes::Draining::No,
+            weight: None,
             version: Some(probed.status.version),
             last_seen: None,
         };

@@ -67,6 +67,7 @@ pub async fn run(
     let mut greeting = tokio::spawn(async move { greeter.ask_nodes().await });
     // What is still under way then goes on while the first requests are answered.
     drop(tokio::time::timeout(GREET, &mut greeting).await);
+    coordinator.resume_tasks().await?;
     let mut workers = work(&coordinator);
     workers.push(greeting);
     let gate = Arc::new(Arc::clone(&coordinator));

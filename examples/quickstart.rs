@@ -128,7 +128,8 @@ fn row(node: &MemoryNode) -> NodeRow {
         access: Some(Access::Direct),
         gc: Gc::Bytenode,
         cache_live: false,
-        draining: false,
+        draining: bytenode::catalog::nodes::Draining::No,
+        weight: None,
         version: None,
         last_seen: None,
     }

@@ -1,5 +1,7 @@
 //! The coordinator's interface for whoever runs the pool: wire types, and the trait [`Admin`].
 
+mod tasks;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -9,6 +11,8 @@ use crate::backup::Passphrase;
 use crate::id::{ChunkId, NodeId};
 use crate::node::GrantToken;
 use crate::path::RemotePath;
+
+pub use tasks::{NodeEvent, NodeSet, Steer, Task, TaskKind, TaskLine, TaskReport, TaskRequest, TaskState};
 
 /// What a signed-in user may do; both traits, for one user.
 pub trait Session: Api + Admin {}
@@ -380,6 +384,12 @@ pub struct HealthReport {
     pub remaining: u64,
     /// When the replica whose proof is oldest was proved; nothing without replicas.
     pub oldest_verified: Option<Timestamp>,
+    /// When the pack was read whole whose last whole reading is the oldest; nothing where none was.
+    #[serde(default)]
+    pub oldest_read: Option<Timestamp>,
+    /// Packs that were not read whole since they came.
+    #[serde(default)]
+    pub unread_packs: u64,
     /// What people should know: acts that failed, and why.
     pub notices: Vec<String>,
 }
@@ -404,6 +414,18 @@ pub struct Status {
     pub under_replicated: u64,
     /// When the replica whose proof is oldest was proved.
     pub oldest_verified: Option<Timestamp>,
+    /// When the pack was read whole whose last whole reading is the oldest; nothing where none was.
+    #[serde(default)]
+    pub oldest_read: Option<Timestamp>,
+    /// Packs that were not read whole since they came.
+    #[serde(default)]
+    pub unread_packs: u64,
+    /// Why repair copies nothing but what is down to its last copy, if so.
+    #[serde(default)]
+    pub hold: Option<String>,
+    /// Long work under way; told to admins.
+    #[serde(default)]
+    pub tasks: Vec<Task>,
     /// Whether the coordinator refuses changes until a person decides, and why.
     pub read_only: Option<String>,
     /// Of which moment the last backup of the coordinator is that was kept.
@@ -523,6 +545,10 @@ pub trait Admin: Send + Sync {
     async fn node_add(&self, request: &NodeAdd) -> ApiResult<NodeReport>;
     /// Tests a registered node wholly.
     async fn node_test(&self, name: &str) -> ApiResult<NodeReport>;
+    /// Changes what the pool knows of a node; at another address or with other credentials it is tested wholly first.
+    async fn node_set(&self, name: &str, change: &NodeSet) -> ApiResult<NodeReport>;
+    /// What happened to a node, the latest first.
+    async fn node_events(&self, name: &str) -> ApiResult<Vec<NodeEvent>>;
     /// Forgets a node that holds no counted copy; with `lost`, one that never comes back.
     async fn node_remove(&self, name: &str, lost: bool, dry_run: bool) -> ApiResult<HealthReport>;
     /// Checks, and unless dry, repairs.
@@ -532,6 +558,15 @@ pub trait Admin: Send + Sync {
     /// Reads and hashes every copy that is due, of every node; with `all`, every copy. What is missing or wrong is mended
     /// afterwards. Ends when nothing is due any more on nodes that answer.
     async fn scrub(&self, all: bool, dry_run: bool) -> ApiResult<Vec<NodeScrubbed>>;
+    /// Begins long work, which goes on whoever waits for it.
+    async fn task_start(&self, request: &TaskRequest) -> ApiResult<Task>;
+    /// Tasks under way and, after them, those that ended, the latest first.
+    async fn tasks(&self) -> ApiResult<Vec<Task>>;
+    /// A task with all that is known of it. Waits up to so many seconds, at most 20, until it has ended or has more to say
+    /// than `done` steps.
+    async fn task(&self, id: u64, wait: u64, done: u64) -> ApiResult<TaskReport>;
+    /// Pauses, resumes or cancels a task.
+    async fn task_steer(&self, id: u64, steer: Steer) -> ApiResult<Task>;
     /// Everything of the coordinator that cannot be made again, as at one moment, checked, and sealed under a passphrase.
     /// One at a time: another waits a minute for it to end, then it is [`crate::api::Code::Busy`].
     async fn backup(&self, passphrase: &Passphrase) -> ApiResult<SealedBackup>;

@@ -14,8 +14,9 @@ use reqwest::Method;
 use serde::Serialize;
 
 use crate::admin::{
-    Admin, Adopt, Adopted, ChunkRow, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo, NodeReport, NodeRisks,
-    NodeScrubbed, NodeWay, SealedBackup, Status, Swept, WhoAmI,
+    Admin, Adopt, Adopted, ChunkRow, HealthReport, HealthRequest, NewToken, NodeAdd, NodeEvent, NodeInfo, NodeReport,
+    NodeRisks, NodeScrubbed, NodeSet, NodeWay, SealedBackup, Status, Steer, Swept, Task, TaskReport, TaskRequest,
+    WhoAmI,
 };
 use crate::api::{
     Api, ApiError, ApiResult, BadCopy, BeginPut, ChunksPlanned, Code, CommitFiles, Committed, Entry, ListRequest,
@@ -239,6 +240,17 @@ impl Admin for Client {
         self.send(Call::new(Method::POST, segments, Repeat::Never).patience(Patience::Long)).await
     }
 
+    async fn node_set(&self, name: &str, change: &NodeSet) -> ApiResult<NodeReport> {
+        let segments = &["nodes", name];
+        let call = Call::new(Method::PATCH, segments, Repeat::Never).patience(Patience::Long);
+        self.send(call.body(change)?).await
+    }
+
+    async fn node_events(&self, name: &str) -> ApiResult<Vec<NodeEvent>> {
+        let answer: wire::NodeEvents = self.send(get(&["nodes", name, "events"])).await?;
+        Ok(answer.events)
+    }
+
     async fn node_remove(&self, name: &str, lost: bool, dry_run: bool) -> ApiResult<HealthReport> {
         let segments = &["nodes", name];
         let call = Call::new(Method::DELETE, segments, Repeat::Never).query("lost", lost).query("dry_run", dry_run);
@@ -256,6 +268,23 @@ impl Admin for Client {
     async fn scrub(&self, all: bool, dry_run: bool) -> ApiResult<Vec<NodeScrubbed>> {
         let call = post_once(&["scrub"], &wire::ScrubRequest { all, dry_run })?.patience(Patience::Long);
         self.send::<wire::ScrubReport>(call).await.map(|report| report.nodes)
+    }
+
+    async fn task_start(&self, request: &TaskRequest) -> ApiResult<Task> {
+        self.send(post_once(&["tasks"], request)?).await
+    }
+
+    async fn tasks(&self) -> ApiResult<Vec<Task>> {
+        let answer: wire::Tasks = self.send(get(&["tasks"])).await?;
+        Ok(answer.tasks)
+    }
+
+    async fn task(&self, id: u64, wait: u64, done: u64) -> ApiResult<TaskReport> {
+        self.send(get(&["tasks", &id.to_string()]).query("wait", wait).query("done", done)).await
+    }
+
+    async fn task_steer(&self, id: u64, steer: Steer) -> ApiResult<Task> {
+        self.send(post(&["tasks", &id.to_string(), "steer"], &wire::SteerRequest { steer })?).await
     }
 
     async fn backup(&self, passphrase: &Passphrase) -> ApiResult<SealedBackup> {

@@ -159,7 +159,8 @@ fn row(id: &NodeId, url: &str) -> NodeRow {
         access: None,
         gc: Gc::Owner,
         cache_live: false,
-        draining: false,
+        draining: bytenode::catalog::nodes::Draining::No,
+        weight: None,
         version: None,
         last_seen: None,
     }

@@ -11,6 +11,7 @@ pub mod gc;
 pub mod health;
 pub mod node;
 pub mod scrub;
+pub mod task;
 
 /// Run the pool: nodes, health, room, backups
 #[derive(Debug, Subcommand)]
@@ -20,6 +21,8 @@ pub enum Command {
     Node(node::Command),
     Health(health::Args),
     Scrub(scrub::Args),
+    #[command(subcommand)]
+    Task(task::Command),
     Gc(gc::Args),
     Backup(backup::Args),
     Adopt(adopt::Args),
@@ -31,6 +34,7 @@ pub async fn run(ctx: &Ctx, command: &Command) -> Outcome<Exit> {
         Command::Node(command) => node::run(ctx, command).await,
         Command::Health(args) => health::run(ctx, args).await,
         Command::Scrub(args) => scrub::run(ctx, args).await,
+        Command::Task(command) => task::run(ctx, command).await,
         Command::Gc(args) => gc::run(ctx, args).await,
         Command::Backup(args) => backup::run(ctx, args).await,
         Command::Adopt(args) => adopt::run(ctx, args).await,

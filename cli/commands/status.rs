@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::args::{examples, exits};
 use crate::commands::Ctx;
 use crate::commands::admin::node::{self, Detail, node_table};
+use crate::commands::admin::task;
 use crate::error::{Exit, Outcome};
 use crate::ui::text::{age, escaped, plural, size};
 
@@ -30,6 +31,10 @@ struct SummaryRecord<'a> {
     usable_bytes: u64,
     under_replicated: u64,
     oldest_verified: Option<Timestamp>,
+    oldest_read: Option<Timestamp>,
+    unread_packs: u64,
+    hold: Option<&'a str>,
+    tasks: u64,
     read_only: Option<&'a str>,
 }
 
@@ -49,6 +54,10 @@ pub async fn run(ctx: &Ctx, _args: &Args) -> Outcome<Exit> {
         usable_bytes: status.usable_bytes,
         under_replicated: status.under_replicated,
         oldest_verified: status.oldest_verified,
+        oldest_read: status.oldest_read,
+        unread_packs: status.unread_packs,
+        hold: status.hold.as_deref(),
+        tasks: status.tasks.len() as u64,
         read_only: status.read_only.as_deref(),
     })?;
     ctx.ui.data(told(&status, ctx.seam.now()).trim_end())?;
@@ -73,6 +82,15 @@ fn told(status: &Status, now: Timestamp) -> String {
     ));
     text.push_str(&verdict_line(status.verdict, Some(status.under_replicated), status.oldest_verified, now));
     text.push('\n');
+    if let Some(read) = read_line(status.oldest_read, status.unread_packs, now) {
+        text.push_str(&format!("{read}\n"));
+    }
+    for task in &status.tasks {
+        text.push_str(&format!("{}\n", task::brief(task)));
+    }
+    if let Some(hold) = &status.hold {
+        text.push_str(&format!("Repair is on hold: {}\n", escaped(hold)));
+    }
     if status.verdict != Verdict::Healthy {
         text.push_str("To see what a repair would do: bytenode admin health --dry-run\n");
     }
@@ -81,6 +99,19 @@ fn told(status: &Status, now: Timestamp) -> String {
         text.push_str("To decide who is in charge: bytenode admin adopt --help\n");
     }
     text
+}
+
+/// How long ago all bytes were read, where that is worth a line.
+pub fn read_line(oldest: Option<Timestamp>, unread: u64, now: Timestamp) -> Option<String> {
+    match (oldest, unread) {
+        (None, 0) => None,
+        (Some(oldest), 0) => Some(format!("every copy was read and hashed; the longest ago {}", age(oldest, now))),
+        (oldest, unread) => {
+            let others = oldest.map(|oldest| format!("; the others, the longest ago {}", age(oldest, now)));
+            let packs = plural(unread, "pack");
+            Some(format!("{packs} not read whole yet{}", others.unwrap_or_default()))
+        }
+    }
 }
 
 /// The verdict in words, with how many chunks are below target where that is known, and how long ago the copy was checked

@@ -99,6 +99,22 @@ impl Segment for NodeName {
     const NAME: &'static str = "name";
 }
 
+/// A task's number.
+#[derive(ToSchema)]
+pub(super) struct TaskId(pub(super) u64);
+
+impl FromStr for TaskId {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self).map_err(|_| "a task has a number")
+    }
+}
+
+impl Segment for TaskId {
+    const NAME: &'static str = "id";
+}
+
 impl Input for () {
     async fn read(incoming: Incoming, _limits: BodyLimits) -> Result<Self, Refusal> {
         no_query(&incoming.parts)?;

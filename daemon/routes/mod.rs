@@ -8,6 +8,7 @@ mod files;
 mod input;
 mod puts;
 mod reads;
+mod tasks;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -216,5 +217,6 @@ pub(crate) fn table() -> Vec<Route> {
     rows.extend(puts::rows());
     rows.extend(reads::rows());
     rows.extend(admin::rows());
+    rows.extend(tasks::rows());
     rows
 }

@@ -16,6 +16,7 @@ pub mod scrub;
 pub mod snapshot;
 pub mod spare;
 pub mod sweep;
+pub mod tasks;
 pub mod trace;
 pub mod users;
 

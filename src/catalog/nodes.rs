@@ -37,11 +37,35 @@ pub struct NodeRow {
     /// Whether its block cache is live, so that only reading a whole pack proves it.
     pub cache_live: bool,
     /// Whether it is being emptied.
-    pub draining: bool,
+    pub draining: Draining,
+    /// Its share of what is stored, in percent of what its capacity alone would give it; nothing for 100.
+    pub weight: Option<u32>,
     /// What it ran when it was last asked.
     pub version: Option<String>,
     /// When it last answered.
     pub last_seen: Option<Timestamp>,
+}
+
+/// Whether a node is being emptied. In the catalog, its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Draining {
+    /// It takes new chunks.
+    #[default]
+    No,
+    /// It takes none, and what it has goes elsewhere.
+    Yes,
+    /// It takes none, and what it has stays for now.
+    Paused,
+}
+
+impl Draining {
+    fn of(number: i64) -> Self {
+        match number {
+            0 => Self::No,
+            2 => Self::Paused,
+            _ => Self::Yes,
+        }
+    }
 }
 
 /// The pool's identity, once there is one.
@@ -94,7 +118,8 @@ fn node_row(row: &Row<'_>) -> CatalogResult<NodeRow> {
         },
         gc: of_text(id, row.get("gc")?)?,
         cache_live: row.get("cache_live")?,
-        draining: row.get("draining")?,
+        draining: Draining::of(row.get("draining")?),
+        weight: row.get("weight")?,
         version: row.get("version")?,
         last_seen: row.get::<_, Option<i64>>("last_seen")?.map(time),
     })
@@ -106,12 +131,13 @@ fn node_row(row: &Row<'_>) -> CatalogResult<NodeRow> {
 /// [`CatalogError`].
 pub fn upsert(c: &Connection, node: &NodeRow, now: Timestamp) -> CatalogResult<i64> {
     c.execute(
-        "INSERT INTO node(ident, name, kind, url, gateway, zone, capacity, access, gc, cache_live, version, last_seen,
-             added_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12)
+        "INSERT INTO node(ident, name, kind, url, gateway, zone, capacity, access, gc, cache_live, version, weight,
+             last_seen, added_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?13, ?12, ?12)
          ON CONFLICT(ident) DO UPDATE SET name = excluded.name, url = excluded.url, gateway = excluded.gateway,
              zone = excluded.zone, capacity = excluded.capacity, access = excluded.access, gc = excluded.gc,
-             cache_live = excluded.cache_live, version = excluded.version, last_seen = excluded.last_seen",
+             cache_live = excluded.cache_live, version = excluded.version, weight = excluded.weight,
+             last_seen = excluded.last_seen",
         params![
             node.id.as_str(),
             node.name,
@@ -124,7 +150,8 @@ pub fn upsert(c: &Connection, node: &NodeRow, now: Timestamp) -> CatalogResult<i
             text(&node.gc),
             node.cache_live,
             node.version,
-            micros(now)
+            micros(now),
+            node.weight
         ],
     )?;
     Ok(c.query_row("SELECT id FROM node WHERE ident = ?1", [node.id.as_str()], |row| row.get(0))?)
@@ -143,6 +170,58 @@ pub fn seen(c: &Connection, row: i64, version: &str, now: Timestamp) -> CatalogR
     Ok(())
 }
 
+/// Begins or ends the emptying of a node.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn set_draining(c: &Connection, row: i64, draining: Draining) -> CatalogResult<()> {
+    c.execute("UPDATE node SET draining = ?2 WHERE id = ?1", params![row, draining as i64])?;
+    Ok(())
+}
+
+/// Writes down since when a node does not answer, and why; nothing when it answers.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn set_failing(c: &Connection, row: i64, since: Option<Timestamp>, why: Option<&str>) -> CatalogResult<()> {
+    c.prepare_cached("UPDATE node SET failing_since = ?2, failure = ?3 WHERE id = ?1")?.execute(params![
+        row,
+        since.map(micros),
+        why
+    ])?;
+    Ok(())
+}
+
+/// Nodes that did not answer when that was written down last, since when, and why.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn failing(c: &Connection) -> CatalogResult<Vec<(i64, Timestamp, String)>> {
+    let mut statement =
+        c.prepare_cached("SELECT id, failing_since, coalesce(failure, '') FROM node WHERE failing_since IS NOT NULL")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, time(row.get(1)?), row.get(2)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Chunks of files and uploads under way that are on a node, and have fewer copies elsewhere than they want. Elsewhere, only
+/// copies count on nodes that are not being emptied, and that were seen from `since` on.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn needed(c: &Connection, row: i64, since: Timestamp) -> CatalogResult<u64> {
+    let needed: i64 = c.query_row(NEEDED, params![row, micros(since)], |row| row.get(0))?;
+    Ok(unsigned(needed))
+}
+
+const NEEDED: &str = "SELECT count(*) FROM (
+     SELECT r.chunk_id chunk, max(v.replicas) wanted FROM pack p JOIN replica r ON r.pack_id = p.id
+     JOIN manifest m ON m.chunk_id = r.chunk_id JOIN version v ON v.id = m.version_id
+     WHERE p.node_id = ?1 AND p.state < 3 AND v.expires_at IS NULL GROUP BY r.chunk_id) here
+ WHERE here.wanted > (
+     SELECT count(DISTINCT o.node_id) FROM replica s JOIN pack o ON o.id = s.pack_id JOIN node n ON n.id = o.node_id
+     WHERE s.chunk_id = here.chunk AND s.bad_at IS NULL AND o.state = 2 AND o.node_id <> ?1 AND n.draining <> 1
+       AND min(o.protected_at, o.present_at) >= ?2)";
+
 /// Forgets a node and all its packs, unless a file or an upload under way has a chunk there with fewer copies elsewhere
 /// than it wants; gives how many such chunks there are (then nothing is changed). Elsewhere, only copies count that were
 /// proved from `since` on. A node that is given up as lost is forgotten all the same.
@@ -150,20 +229,9 @@ pub fn seen(c: &Connection, row: i64, version: &str, now: Timestamp) -> CatalogR
 /// # Errors
 /// [`CatalogError`].
 pub fn forget_unless_needed(c: &Connection, row: i64, lost: bool, since: Timestamp) -> CatalogResult<u64> {
-    let needed: i64 = c.query_row(
-        "SELECT count(*) FROM (
-             SELECT r.chunk_id chunk, max(v.replicas) wanted FROM pack p JOIN replica r ON r.pack_id = p.id
-             JOIN manifest m ON m.chunk_id = r.chunk_id JOIN version v ON v.id = m.version_id
-             WHERE p.node_id = ?1 AND p.state < 3 AND v.expires_at IS NULL GROUP BY r.chunk_id) here
-         WHERE here.wanted > (
-             SELECT count(DISTINCT o.node_id) FROM replica s JOIN pack o ON o.id = s.pack_id
-             WHERE s.chunk_id = here.chunk AND s.bad_at IS NULL AND o.state = 2 AND o.node_id <> ?1
-               AND min(o.protected_at, o.present_at) >= ?2)",
-        params![row, micros(since)],
-        |row| row.get(0),
-    )?;
+    let needed = needed(c, row, since)?;
     if needed > 0 && !lost {
-        return Ok(unsigned(needed));
+        return Ok(needed);
     }
     super::chunks::lose(c)?;
     c.execute(
@@ -174,6 +242,7 @@ pub fn forget_unless_needed(c: &Connection, row: i64, lost: bool, since: Timesta
     c.execute("DELETE FROM replica WHERE pack_id IN (SELECT id FROM pack WHERE node_id = ?1)", [row])?;
     super::charge::spend_of_node(c, row)?;
     c.execute("DELETE FROM pack WHERE node_id = ?1", [row])?;
+    c.execute("DELETE FROM node_event WHERE node_id = ?1", [row])?;
     c.execute("DELETE FROM node WHERE id = ?1", [row])?;
     Ok(0)
 }

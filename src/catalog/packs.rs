@@ -427,7 +427,13 @@ pub fn holding(c: &Connection, node: i64, chunks: &[i64]) -> CatalogResult<BTree
 ///
 /// # Errors
 /// [`CatalogError`].
-pub fn sample(c: &Connection, node: i64, from: u64, before: Timestamp, limit: u32) -> CatalogResult<Vec<(PackRow, Held)>> {
+pub fn sample(
+    c: &Connection,
+    node: i64,
+    from: u64,
+    before: Timestamp,
+    limit: u32,
+) -> CatalogResult<Vec<(PackRow, Held)>> {
     let last: Option<i64> = c
         .prepare_cached("SELECT max(id) FROM pack WHERE node_id = ?1 AND state = 2")?
         .query_row([node], |row| row.get(0))?;

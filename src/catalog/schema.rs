@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::CatalogError;
 
 /// All migrations: the first makes version 1.
-const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5];
+const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6];
 
 /// The version that this build writes.
 pub(super) const VERSION: usize = MIGRATIONS.len();
@@ -294,6 +294,38 @@ const V5: &str = "
 CREATE INDEX pack_to_read ON pack(node_id, intact_at) WHERE state = 2;
 -- By the pack whose place one is to take.
 CREATE INDEX pack_instead ON pack(replaces) WHERE state = 0 AND replaces IS NOT NULL;
+";
+
+const V6: &str = "
+-- Long work. Its numbers are never used again: only the oldest are forgotten.
+CREATE TABLE task(
+    id INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL,
+    state TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    node TEXT,
+    request TEXT NOT NULL,
+    done INTEGER NOT NULL DEFAULT 0,
+    total INTEGER,
+    message TEXT NOT NULL DEFAULT '',
+    log TEXT NOT NULL DEFAULT '[]',
+    outcome TEXT,
+    created_at INTEGER NOT NULL,
+    ended_at INTEGER
+) STRICT;
+CREATE INDEX task_open ON task(id) WHERE ended_at IS NULL;
+
+-- Since when a node does not answer, and why, so that a start of the coordinator does not begin its grace anew.
+ALTER TABLE node ADD COLUMN failing_since INTEGER;
+ALTER TABLE node ADD COLUMN failure TEXT;
+-- What happened to nodes.
+CREATE TABLE node_event(
+    id INTEGER PRIMARY KEY,
+    node_id INTEGER NOT NULL REFERENCES node(id),
+    at INTEGER NOT NULL,
+    text TEXT NOT NULL
+) STRICT;
+CREATE INDEX node_event_by_node ON node_event(node_id, id);
 ";
 
 /// What makes a catalog of the first version at a path, for tests.

@@ -69,6 +69,27 @@ pub fn next(c: &Connection, node: i64, due: &Due, cursor: &mut Cursor) -> Catalo
     Ok(None)
 }
 
+/// When the pack of a node was read whole whose last whole reading is the oldest, and how many packs were never read whole.
+///
+/// # Errors
+/// [`CatalogError`](super::CatalogError).
+pub fn oldest(c: &Connection, node: i64) -> CatalogResult<(Option<i64>, u64)> {
+    let oldest = c
+        .prepare_cached(
+            "SELECT intact_at FROM pack INDEXED BY pack_to_read
+             WHERE state = 2 AND node_id = ?1 AND intact_at IS NOT NULL ORDER BY intact_at LIMIT 1",
+        )?
+        .query_row([node], |row| row.get(0))
+        .optional()?;
+    let unread: i64 = c
+        .prepare_cached(
+            "SELECT count(*) FROM pack INDEXED BY pack_to_read
+             WHERE state = 2 AND node_id = ?1 AND intact_at IS NULL",
+        )?
+        .query_row([node], |row| row.get(0))?;
+    Ok((oldest, unsigned(unread)))
+}
+
 /// How many packs of a node are due, and their stored bytes.
 ///
 /// # Errors

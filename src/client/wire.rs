@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::admin::{NodeInfo, NodeRisks, NodeScrubbed, NodeWay};
+use crate::admin::{NodeEvent, NodeInfo, NodeRisks, NodeScrubbed, NodeWay, Steer, Task};
 use jiff::Timestamp;
 
 use crate::api::{BadCopy, Committed, Entry};
@@ -79,6 +79,31 @@ pub struct ScrubRequest {
 pub struct ScrubReport {
     /// Each node's share.
     pub nodes: Vec<NodeScrubbed>,
+}
+
+/// Tasks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+pub struct Tasks {
+    /// Those under way first, then the latest.
+    pub tasks: Vec<Task>,
+}
+
+/// Says what to do with a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct SteerRequest {
+    /// What.
+    pub steer: Steer,
+}
+
+/// What happened to a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]
+pub struct NodeEvents {
+    /// The latest first.
+    pub events: Vec<NodeEvent>,
 }
 
 /// Asks for a sweep.

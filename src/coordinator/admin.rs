@@ -5,23 +5,24 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::health::Check;
-use super::keys::NodeSecret;
 use super::registry::Member;
 use super::sweep::Until;
-use super::{Coordinator, LocalSession, internal};
+use super::tasks::Handle;
+use super::{Coordinator, LocalSession};
 use crate::admin::{
-    Access, Action, Admin, Adopt, Adopted, ChunkRow, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo,
-    NodeReport, NodeRisks, NodeScrubbed, NodeWay, SealedBackup, Status, Swept, WhoAmI,
+    Access, Action, Admin, Adopt, Adopted, ChunkRow, HealthReport, HealthRequest, NewToken, NodeAdd, NodeEvent,
+    NodeInfo, NodeReport, NodeRisks, NodeScrubbed, NodeSet, NodeWay, SealedBackup, Status, Steer, Swept, Task,
+    TaskReport, TaskRequest, WhoAmI,
 };
 use crate::api::{ApiError, ApiResult, Code, Kind, MAX_FILES, Page};
 use crate::backup::Passphrase;
 use crate::catalog::chunks;
-use crate::catalog::nodes::{self, NodeRow, Usage};
+use crate::catalog::nodes::{self, Usage};
 use crate::catalog::{files, users};
 use crate::path::RemotePath;
 
 impl Coordinator {
-    async fn info(&self, member: &Member) -> ApiResult<NodeInfo> {
+    pub(super) async fn info(&self, member: &Member) -> ApiResult<NodeInfo> {
         let row = member.row.row;
         let usage: Usage = self.read(move |c| nodes::usage(c, row)).await?;
         let seen = member.seen(self.policy.grace);
@@ -63,97 +64,11 @@ impl Coordinator {
         Ok(infos)
     }
 
-    fn member(&self, name: &str) -> ApiResult<Arc<Member>> {
+    pub(super) fn member(&self, name: &str) -> ApiResult<Arc<Member>> {
         self.nodes.named(name).ok_or_else(|| {
             let known: Vec<String> = self.nodes.all().iter().map(|member| member.row.name.clone()).collect();
             unknown_node(name, &known)
         })
-    }
-
-    async fn node_add(&self, request: &NodeAdd) -> ApiResult<NodeReport> {
-        self.may_change()?;
-        let examined = self.connect.examine(request, None, &self.introduction_for_test().await?).await?;
-        let passed = examined.passed();
-        let mut report = NodeReport { checks: examined.checks, node: None, known: false };
-        let Some((mut row, mut secret)) = examined.node.filter(|_| passed) else { return Ok(report) };
-        if let Some(known) = self.nodes.known(&row.id) {
-            report.known = true;
-            keep(request, &known.row, &mut row);
-            let kept = self.keys.node(&row.id);
-            secret = NodeSecret { own: secret.own.or(kept.own), client: secret.client.or(kept.client) };
-        }
-        if row.name.is_empty() {
-            row.name = self.nodes.free_name();
-        }
-        let taken = self.nodes.named(&row.name).filter(|member| member.row.id != row.id);
-        if taken.is_some() {
-            return Err(ApiError::new(Code::Exists, format!("another node is called {} already", row.name))
-                .hint("choose another with --name"));
-        }
-        if request.dry_run {
-            let node = self.connect.connect(&row, &secret).map_err(|error| super::node_error(&error))?;
-            report.node = Some(self.info(&Member::new(row, node)).await?);
-            return Ok(report);
-        }
-        let member = self.register(row, secret).await?;
-        report.node = Some(self.info(&member).await?);
-        Ok(report)
-    }
-
-    /// Rebuilds elsewhere what is needed from a node, then forgets it.
-    async fn node_remove(&self, name: &str, lost: bool, dry_run: bool) -> ApiResult<HealthReport> {
-        let member = self.member(name)?;
-        let check = Check { leaving: Some(member.row.row), ..Check::default() };
-        if dry_run {
-            let (found, view) = self.diagnose(&check).await?;
-            return Ok(found.report(&view));
-        }
-        self.may_change()?;
-        // Closed to new chunks first, so that none arrives while the others are moved. In memory alone, so that a node
-        // is open again after a start that follows a crash.
-        self.nodes.set(member.changed(NodeRow { draining: true, ..member.row.clone() }));
-        let removed = self.empty_and_forget(&member, check, lost).await;
-        match self.nodes.get(member.row.row) {
-            Some(stays) => drop(self.nodes.set(stays.changed(member.row.clone()))),
-            None => self.repair_wanted.notify_one(),
-        }
-        removed
-    }
-
-    async fn empty_and_forget(&self, member: &Member, check: Check, lost: bool) -> ApiResult<HealthReport> {
-        let (row, since) = (member.row.row, self.seam.now());
-        let report = self.mend(check).await?;
-        let roots = self.own_packs(member).await;
-        let _alone = self.repairing.lock().await;
-        self.may_change()?;
-        let forgotten = self.write(move |c| nodes::forget_unless_needed(c, row, lost, since)).await?;
-        if forgotten > 0 {
-            let name = &member.row.name;
-            let what = format!("{forgotten} chunks on {name} could not be given all their copies on the other nodes");
-            return Err(ApiError::new(Code::TooFewNodes, what)
-                .hint("add a node first; for one that never comes back see bytenode admin node remove --help"));
-        }
-        self.nodes.remove(row);
-        self.keys.set_node(&member.row.id, None).map_err(internal)?;
-        for root in roots.into_iter().flatten().take_while(|_| self.may_drop(member)) {
-            // What stays behind on a node that fails now is no longer ours to count on.
-            drop(member.node.drop_pack(root).await);
-        }
-        Ok(report)
-    }
-
-    /// The roots on a node that are ours; nothing when it does not answer.
-    async fn own_packs(&self, member: &Member) -> Option<Vec<crate::id::PackRoot>> {
-        self.ask(member).await.ok()?;
-        let row = member.row.row;
-        let mut roots = Vec::new();
-        let mut after = crate::id::PackId::new(0);
-        loop {
-            let page = self.read(move |c| crate::catalog::packs::of_node(c, row, after, 1000)).await.ok()?;
-            let Some(last) = page.last() else { return Some(roots) };
-            after = last.id;
-            roots.extend(page.iter().map(|pack| pack.root));
-        }
     }
 
     /// The pool as a whole, and the files of one vault, or of all.
@@ -170,32 +85,16 @@ impl Coordinator {
             verdict: found.verdict(),
             under_replicated: found.under + found.lost,
             oldest_verified: found.oldest.map(crate::catalog::time),
+            oldest_read: found.oldest_read.map(crate::catalog::time),
+            unread_packs: found.unread,
+            hold: self.nodes.vanished(),
+            tasks: self.open_tasks(),
             read_only: self.read_only(),
             backed_up: self.backups.last(),
             disk: None,
             nodes,
         })
     }
-}
-
-/// What was not given when a node was added again stays as it was.
-fn keep(request: &NodeAdd, known: &NodeRow, row: &mut NodeRow) {
-    if request.name.is_none() {
-        row.name.clone_from(&known.name);
-    }
-    if request.zone.is_none() {
-        row.zone.clone_from(&known.zone);
-    }
-    if request.capacity_bytes.is_none() {
-        row.capacity_bytes = known.capacity_bytes;
-    }
-    // At another address, the gateway is where the node says.
-    if request.gateway.is_none() && row.url == known.url {
-        row.gateway.clone_from(&known.gateway);
-    }
-    row.access = request.access.or(known.access);
-    row.gc = request.gc.unwrap_or(known.gc);
-    row.draining = known.draining;
 }
 
 /// Plaintext that can still be stored at the target copies: the largest amount of which no node would have to hold more
@@ -285,6 +184,7 @@ impl Admin for LocalSession {
             return Ok(Status { disk, ..self.coordinator.status(None).await? });
         }
         let mut status = self.coordinator.status(Some(self.user.vault)).await?;
+        status.tasks.clear();
         for node in status.nodes.iter_mut().filter(|node| node.access == Access::Relay) {
             node.url.clear();
         }
@@ -333,6 +233,17 @@ impl Admin for LocalSession {
         Ok(NodeReport { checks: examined.checks, node: Some(self.coordinator.info(&member).await?), known: true })
     }
 
+    async fn node_set(&self, name: &str, change: &NodeSet) -> ApiResult<NodeReport> {
+        self.must_be_admin()?;
+        self.coordinator.node_set(name, change).await
+    }
+
+    async fn node_events(&self, name: &str) -> ApiResult<Vec<NodeEvent>> {
+        self.must_be_admin()?;
+        let row = self.coordinator.member(name)?.row.row;
+        self.coordinator.read(move |c| crate::catalog::tasks::node_events(c, row)).await
+    }
+
     async fn node_remove(&self, name: &str, lost: bool, dry_run: bool) -> ApiResult<HealthReport> {
         self.must_be_admin()?;
         self.coordinator.node_remove(name, lost, dry_run).await
@@ -341,7 +252,7 @@ impl Admin for LocalSession {
     async fn health(&self, request: &HealthRequest) -> ApiResult<HealthReport> {
         self.must_be_admin()?;
         let mut report = self.coordinator.health(request).await?;
-        report.actions.sort_by(|a: &Action, b| (&a.to, a.chunk).cmp(&(&b.to, b.chunk)));
+        in_order(&mut report);
         Ok(report)
     }
 
@@ -355,7 +266,28 @@ impl Admin for LocalSession {
 
     async fn scrub(&self, all: bool, dry_run: bool) -> ApiResult<Vec<NodeScrubbed>> {
         self.must_be_admin()?;
-        self.coordinator.scrub_now(all, dry_run).await
+        let since = all.then(|| self.coordinator.seam.now());
+        self.coordinator.scrub_now(since, dry_run, &Handle::default()).await
+    }
+
+    async fn task_start(&self, request: &TaskRequest) -> ApiResult<Task> {
+        self.must_be_admin()?;
+        self.coordinator.task_start(&self.user.name, request).await
+    }
+
+    async fn tasks(&self) -> ApiResult<Vec<Task>> {
+        self.must_be_admin()?;
+        self.coordinator.tasks().await
+    }
+
+    async fn task(&self, id: u64, wait: u64, done: u64) -> ApiResult<TaskReport> {
+        self.must_be_admin()?;
+        self.coordinator.task(id, wait, done).await
+    }
+
+    async fn task_steer(&self, id: u64, steer: Steer) -> ApiResult<Task> {
+        self.must_be_admin()?;
+        self.coordinator.task_steer(id, steer).await
     }
 
     async fn backup(&self, passphrase: &Passphrase) -> ApiResult<SealedBackup> {
@@ -372,6 +304,11 @@ impl Admin for LocalSession {
         self.must_be_admin()?;
         self.coordinator.adopt(request).await
     }
+}
+
+/// Puts the actions of a report into an order that does not depend on how they came about.
+pub(super) fn in_order(report: &mut HealthReport) {
+    report.actions.sort_by(|a: &Action, b| (&a.to, a.chunk).cmp(&(&b.to, b.chunk)));
 }
 
 /// No member has this name.

@@ -13,11 +13,12 @@ use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
 
 use super::checkup::clock_skew;
-use super::registry::{Member, Stranger};
+use super::registry::{Change, Member, Stranger};
 use super::{Coordinator, Introduction};
 use crate::admin::{Adopt, Adopted, AdoptedNode};
 use crate::api::{ApiError, ApiResult, Code};
 use crate::catalog::charge::{self, Highest};
+use crate::catalog::{nodes, tasks};
 use crate::grant::{PublicKey, Start};
 use crate::id::{PackId, PackRoot, PoolId};
 use crate::node::{NodeError, NodeFailure, NodeStatus};
@@ -107,6 +108,19 @@ impl Coordinator {
     pub async fn ask_nodes(&self) {
         let members = self.nodes.all();
         join_all(members.iter().map(|member| self.ask(member))).await;
+        for member in members {
+            let Some(Change { failing, text }) = member.change() else { continue };
+            tracing::info!(node = %member.row.name, %text, "node");
+            let (row, now) = (member.row.row, self.seam.now());
+            let written = self.write(move |c| {
+                let since = failing.as_ref().map(|(since, _)| now.checked_sub(*since).unwrap_or(now));
+                nodes::set_failing(c, row, since, failing.as_ref().map(|(_, why)| why.as_str()))?;
+                tasks::note_node(c, row, &text, now)
+            });
+            if let Err(error) = written.await {
+                tracing::warn!(%error, "writing down how a node is");
+            }
+        }
     }
 
     /// Asks a node how it is, and who is in charge: as soon as it answers it is compared with the catalog and told of this

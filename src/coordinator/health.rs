@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use self::acts::{Batch, plan_copies};
 use self::copies::{Copies, crowded, finding_kinds};
@@ -20,10 +20,12 @@ use self::listed::Listed;
 use self::rows::{ChunkState, ReplicaRow, chunk_page};
 use self::standing::{Answers, Said, Standing};
 use super::Coordinator;
-use super::registry::View;
+use super::registry::{Member, View};
+use super::tasks::Handle;
 use crate::admin::{Finding, FindingKind, HealthReport, NodeState, Verdict};
 use crate::api::ApiResult;
-use crate::catalog::{micros, time, trace};
+use crate::catalog::nodes::Draining;
+use crate::catalog::{micros, scrub, time, trace};
 use crate::id::{PackId, PackRoot};
 use crate::node::{ChunkAt, NodeError, NodeFailure};
 
@@ -43,6 +45,10 @@ pub struct Check {
     pub lost: Option<i64>,
     /// Nodes (by row) that did not take a chunk (by row) from this repair: others do.
     pub failed: HashSet<(i64, i64)>,
+    /// What this is done for.
+    pub task: Handle,
+    /// The task counts its steps by itself.
+    pub quiet: bool,
 }
 
 impl Check {
@@ -69,6 +75,10 @@ pub(super) struct Diagnosis {
     pub under: u64,
     pub lost: u64,
     pub oldest: Option<i64>,
+    /// When that pack was read whole whose last whole reading is the oldest.
+    pub oldest_read: Option<i64>,
+    /// Packs that were not read whole since they came.
+    pub unread: u64,
     /// Packs whose presence and protection were seen, and how many of their chunks were read and right.
     pub seen: BTreeMap<PackId, u64>,
     /// Packs that were not protected.
@@ -120,6 +130,7 @@ impl Coordinator {
         self.find_orphans(&view, &answers, &mut found).await?;
         let (mut after, mut hung) = (0, Hung::default());
         loop {
+            check.task.check()?;
             let page = self.read(move |c| chunk_page(c, after)).await?;
             let Some(last) = page.last() else { break };
             after = last.row;
@@ -141,6 +152,12 @@ impl Coordinator {
         }
         found.batch.settle();
         found.notices.extend(hold);
+        for member in &view.members {
+            let row = member.row.row;
+            let (oldest, unread) = self.read(move |c| scrub::oldest(c, row)).await?;
+            found.oldest_read = [found.oldest_read, oldest].into_iter().flatten().min();
+            found.unread += unread;
+        }
         found.read_only = self.read_only();
         Ok((found, view))
     }
@@ -192,6 +209,7 @@ impl Coordinator {
                     chunk: None,
                     node: Some(member.row.name.clone()),
                 });
+                found.notices.push(told(member, files, self.policy.grace));
                 // A node given up for lost is no problem of its own: what it held shows chunk by chunk.
                 let lost = matches!(said.get(&row), Some(Said::Silent { lost: true }));
                 found.remaining -= u64::from(lost);
@@ -312,9 +330,25 @@ impl Coordinator {
     }
 }
 
+/// What becomes of what a silent node has.
+fn told(member: &Member, files: u64, grace: Duration) -> String {
+    let failing = member.seen(grace).failing.unwrap_or_default();
+    let name = &member.row.name;
+    let minutes = |time: Duration| SignedDuration::from_mins(i64::try_from(time.as_secs() / 60).unwrap_or(i64::MAX));
+    match grace.checked_sub(failing).filter(|left| !left.is_zero()) {
+        Some(left) => format!(
+            "{name} has not answered for {:#}: its copies of {files} files are waited for {:#} more",
+            minutes(failing),
+            minutes(left)
+        ),
+        None => format!("{name} has not answered for {:#}: its copies are made anew elsewhere", minutes(failing)),
+    }
+}
+
 /// The nodes that are to be emptied.
 fn leaving(check: &Check, view: &View) -> BTreeSet<i64> {
-    let draining = view.members.iter().filter(|member| member.row.draining).map(|member| member.row.row);
+    let draining =
+        view.members.iter().filter(|member| member.row.draining == Draining::Yes).map(|member| member.row.row);
     draining.chain(check.leaving).collect()
 }
 
@@ -387,6 +421,8 @@ impl Diagnosis {
             repaired: 0,
             remaining: self.remaining + u64::from(self.read_only.is_some()),
             oldest_verified: self.oldest.map(time),
+            oldest_read: self.oldest_read.map(time),
+            unread_packs: self.unread,
             notices: {
                 let read_only = self.read_only.iter().map(|why| format!("the coordinator takes no changes: {why}"));
                 read_only.chain(self.notices.iter().cloned()).collect()

@@ -14,6 +14,7 @@ mod health;
 mod judge;
 pub mod keys;
 mod leases;
+mod membership;
 mod names;
 mod reads;
 pub mod registry;
@@ -22,6 +23,7 @@ mod repair;
 mod scrub;
 mod session;
 pub mod sweep;
+pub mod tasks;
 mod uploads;
 
 use std::ops::RangeInclusive;
@@ -202,6 +204,8 @@ pub struct Coordinator {
     repair_pace: repair::pace::Pace,
     /// One repair at a time.
     repairing: tokio::sync::Mutex<()>,
+    /// Long work under way.
+    tasks: tasks::Tasks,
     /// One sweep at a time.
     sweeping: tokio::sync::Mutex<()>,
     /// One proof of a pack at a time, by its number: it is pinned once.
@@ -252,6 +256,10 @@ impl Coordinator {
             let node = connect.connect(&row, &keys.node(&row.id))?;
             registry.set(Member::new(row, node));
         }
+        for (row, since, why) in catalog.read(nodes::failing).await? {
+            let failing = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+            registry.get(row).inspect(|member| member.restore(failing, &why));
+        }
         let users = catalog.read(users::count).await?;
         let backups = backup::Backups::open(keys.dir());
         let leases = Leases::restart(&catalog, &seam).await?;
@@ -275,6 +283,7 @@ impl Coordinator {
             repair_wanted: Notify::new(),
             repair_pace: repair::pace::Pace::default(),
             repairing: tokio::sync::Mutex::default(),
+            tasks: tasks::Tasks::default(),
             sweeping: tokio::sync::Mutex::default(),
             proving: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             deciding: tokio::sync::Mutex::default(),

@@ -1,6 +1,6 @@
 //! The nodes as the coordinator knows them now: how to reach them, whether they answer, how full they are.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::admin::NodeState;
 use crate::api::NodeKind;
-use crate::catalog::nodes::NodeRow;
+use crate::catalog::nodes::{Draining, NodeRow};
 use crate::grant::PublicKey;
 use crate::id::{NodeId, PackId, PackRoot};
 use crate::node::{NodeError, NodeFailure, NodeStatus, SharedNode};
@@ -18,6 +18,10 @@ use crate::place::{PlaceNode, Topology};
 
 /// Packs that repair writes to a member at once.
 const WRITERS: usize = 2;
+/// A member that stopped answering so often within [`TOGETHER`] comes and goes,
+const FLAPS: usize = 3;
+/// until it has answered for so long.
+const STEADY: Duration = Duration::from_secs(60);
 /// Members that fail within this time of each other are taken to fail for one reason.
 const TOGETHER: Duration = Duration::from_secs(600);
 
@@ -60,6 +64,21 @@ struct Now {
     used_bytes: u64,
     version: Option<String>,
     clock_skew: Option<SignedDuration>,
+    /// What was written down of it last: why it did not answer, if it did not.
+    noted: Option<String>,
+    /// When it began not to answer, of the last few times that this was noticed by asking it.
+    outages: VecDeque<Instant>,
+    /// Since when it answers, after the last of those.
+    answering_since: Option<Instant>,
+}
+
+/// A change in a member's life.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// How long it has not answered, and why; nothing if it answers again.
+    pub failing: Option<(Duration, String)>,
+    /// What happened, for people.
+    pub text: String,
 }
 
 /// A copy of a member's state.
@@ -73,6 +92,8 @@ pub struct Seen {
     pub agrees: bool,
     /// Whether new chunks may go to it.
     pub open: bool,
+    /// How long it has not answered.
+    pub failing: Option<Duration>,
     /// Why it does not answer.
     pub failure: Option<String>,
     /// Time of its last answer's way.
@@ -174,6 +195,38 @@ impl Member {
         now.failure = Some(error.to_string());
     }
 
+    /// Takes up what was written down before this start: it had not answered for so long.
+    pub fn restore(&self, failing: Duration, why: &str) {
+        let mut now = self.lock();
+        now.failing_since = Some(Instant::now().checked_sub(failing).unwrap_or_else(Instant::now));
+        now.failure = Some(why.to_owned());
+        now.noted = now.failure.clone();
+    }
+
+    /// What changed since this was called last. To be called after it was asked how it is.
+    pub fn change(&self) -> Option<Change> {
+        let mut now = self.lock();
+        match (now.failing_since, now.noted.is_some()) {
+            (Some(since), false) => {
+                let why = now.failure.clone().unwrap_or_default();
+                now.noted = Some(why.clone());
+                now.answering_since = None;
+                now.outages.push_back(since);
+                if now.outages.len() > FLAPS {
+                    now.outages.pop_front();
+                }
+                let text = format!("stopped answering: {why}");
+                Some(Change { failing: Some((since.elapsed(), why)), text })
+            }
+            (None, true) => {
+                now.noted = None;
+                now.answering_since = Some(Instant::now());
+                Some(Change { failing: None, text: "answers again".to_owned() })
+            }
+            _ => None,
+        }
+    }
+
     /// Lets one at a time compare what it holds; nothing while another does.
     pub fn begin_comparing(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
         self.comparing.try_lock().ok()
@@ -236,7 +289,8 @@ impl Member {
         let state = match now.failing_since {
             Some(since) if since.elapsed() >= grace => NodeState::Offline,
             Some(_) => NodeState::Suspect,
-            None if self.row.draining => NodeState::Draining,
+            None if now.is_flapping() => NodeState::Suspect,
+            None if self.row.draining != Draining::No => NodeState::Draining,
             None if full => NodeState::Full,
             None => NodeState::Online,
         };
@@ -245,6 +299,7 @@ impl Member {
             answers,
             agrees: now.agrees,
             open: state == NodeState::Online && now.agrees,
+            failing: now.failing_since.map(|since| since.elapsed()),
             failure: now.failure,
             latency: now.latency,
             free_bytes: now.free_bytes,
@@ -252,6 +307,14 @@ impl Member {
             version: now.version,
             clock_skew: now.clock_skew,
         }
+    }
+}
+
+impl Now {
+    /// Whether it comes and goes: then it gets nothing new until it has answered for a while.
+    fn is_flapping(&self) -> bool {
+        let lately = self.outages.len() >= FLAPS && self.outages.iter().all(|since| since.elapsed() < TOGETHER);
+        lately && self.answering_since.is_some_and(|since| since.elapsed() < STEADY)
     }
 }
 
@@ -370,11 +433,17 @@ impl Registry {
     }
 }
 
+/// What decides a member's share of what is stored.
+fn weighted(row: &NodeRow) -> u64 {
+    let weighted = u128::from(row.capacity_bytes) * u128::from(row.weight.unwrap_or(100)) / 100;
+    u64::try_from(weighted).unwrap_or(u64::MAX)
+}
+
 fn placed(member: &Arc<Member>) -> PlaceNode {
     PlaceNode {
         id: member.row.id.clone(),
         zone: member.row.zone.clone(),
-        capacity_bytes: member.row.capacity_bytes,
+        capacity_bytes: weighted(&member.row),
         open: true,
     }
 }

@@ -157,7 +157,8 @@ mod tests {
             access,
             gc: Gc::Owner,
             cache_live: false,
-            draining: false,
+            draining: crate::catalog::nodes::Draining::No,
+            weight: None,
             version: None,
             last_seen: None,
         }

@@ -18,6 +18,7 @@ use super::health::acts::{Act, Means, Source, Spare};
 use super::health::{Check, Diagnosis};
 use super::judge::Depth;
 use super::registry::{Member, View};
+use super::tasks::Handle;
 use crate::admin::{Do, HealthReport, HealthRequest, NodeState};
 use crate::api::{ApiError, ApiResult, Code};
 use crate::catalog::packs::{self, NewPack, PackState, Proof, Reach};
@@ -136,21 +137,32 @@ impl Coordinator {
     pub(super) async fn mend(&self, mut check: Check) -> ApiResult<HealthReport> {
         self.may_change()?;
         let _alone = self.repairing.lock().await;
+        check.task.check()?;
         let (mut found, view) = self.look(&check).await?;
         let mut report = found.report(&view);
+        if !check.quiet {
+            check.task.total(report.actions_total);
+        }
         for round in 1.. {
             if found.batch.acts().is_empty() {
                 break;
             }
             let more = found.batch.has_more();
-            let work = self.execute(&mut found).await?;
+            let work = self.execute(&mut found, &check.task).await?;
+            check.task.check()?;
             let more = more || work.stale;
             report.repaired += work.done;
             report.notices.extend(work.notices);
             let learned = work.failed.iter().any(|failed| !check.failed.contains(failed));
             check.failed.extend(work.failed);
             found = self.look(&check).await?.0;
-            if (work.done == 0 && !learned && !work.stale) || (round >= ROUNDS && ((work.done == 0 && !work.stale) || !more)) {
+            if check.task.is_over() {
+                report.notices.push("the time limit was reached: the rest waits for the next repair".to_owned());
+                break;
+            }
+            if (work.done == 0 && !learned && !work.stale)
+                || (round >= ROUNDS && ((work.done == 0 && !work.stale) || !more))
+            {
                 break;
             }
         }
@@ -159,6 +171,7 @@ impl Coordinator {
         report.verdict = last.verdict;
         report.remaining = last.remaining;
         report.oldest_verified = last.oldest_verified;
+        (report.oldest_read, report.unread_packs) = (last.oldest_read, last.unread_packs);
         Ok(report)
     }
 
@@ -247,7 +260,7 @@ impl Coordinator {
     }
 
     /// Does what was planned, for the most endangered chunks first, several packs at a time.
-    async fn execute(&self, found: &mut Diagnosis) -> ApiResult<Work> {
+    async fn execute(&self, found: &mut Diagnosis, task: &Handle) -> ApiResult<Work> {
         let mut work = Work::default();
         let (mut unprotected, mut writes, mut spares) = (BTreeMap::new(), Vec::new(), Vec::new());
         for act in std::mem::take(&mut found.batch).into_acts() {
@@ -266,7 +279,7 @@ impl Coordinator {
             writes.extend(rest);
         }
         let awaited = &found.awaited;
-        let jobs = jobs(writes).into_iter().map(|job| self.write_job(job, awaited));
+        let jobs = jobs(writes).into_iter().map(|job| self.write_job(job, awaited, task));
         let mut done = stream::iter(jobs).buffer_unordered(WRITING);
         while let Some(done) = done.next().await {
             work.add(done?);
@@ -293,12 +306,12 @@ impl Coordinator {
     }
 
     /// Writes one pack, unless the plan that it is of no longer holds.
-    async fn write_job(&self, job: Job, awaited: &BTreeSet<i64>) -> ApiResult<Work> {
+    async fn write_job(&self, job: Job, awaited: &BTreeSet<i64>, task: &Handle) -> ApiResult<Work> {
         let mut work = Work::default();
         let Some(member) = self.nodes.get(job.node) else { return Ok(work) };
         // A node that stops answering is asked no more; the next round goes elsewhere. Nor one that is told by somebody
         // else what to do, or while this coordinator may change nothing.
-        if !self.may_drop(&member) {
+        if !self.may_drop(&member) || task.is_over() {
             return Ok(work);
         }
         // What one has that came back need not be made again.
@@ -308,6 +321,7 @@ impl Coordinator {
             return Ok(work);
         }
         self.write_copies(&member, job.vault, &job.acts, &mut work).await?;
+        task.did(work.done);
         Ok(work)
     }
 

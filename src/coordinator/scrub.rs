@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::Coordinator;
 use super::registry::Member;
+use super::tasks::Handle;
 use crate::admin::NodeScrubbed;
 use crate::api::ApiResult;
 use crate::catalog::packs::{self, Held, PackRow};
@@ -78,7 +79,8 @@ impl Coordinator {
         let mut all = Scrubbed::default();
         let members = self.nodes.all();
         let (due, until) = (self.due(), Instant::now() + PASS);
-        for found in join_all(members.iter().map(|member| self.scrub_node(member, &due, Some(until)))).await {
+        let task = Handle::default();
+        for found in join_all(members.iter().map(|member| self.scrub_node(member, &due, Some(until), &task))).await {
             let found = found?;
             all.packs += found.packs;
             all.bytes += found.bytes;
@@ -92,12 +94,17 @@ impl Coordinator {
         Due { issued_before: self.ago(SETTLED), read_before: self.ago(self.policy.scrub), read_after: self.to_come() }
     }
 
-    /// Reads what is due, or all that was there when this began; or says how much that is.
-    pub(super) async fn scrub_now(&self, all: bool, dry_run: bool) -> ApiResult<Vec<NodeScrubbed>> {
+    /// Reads what is due, or all that was there at that time and was not read since; or says how much that is.
+    pub(super) async fn scrub_now(
+        &self,
+        all: Option<Timestamp>,
+        dry_run: bool,
+        task: &Handle,
+    ) -> ApiResult<Vec<NodeScrubbed>> {
         self.ask_nodes().await;
         let mut due = self.due();
-        if all {
-            (due.issued_before, due.read_before) = (self.ago(Duration::ZERO), self.ago(Duration::ZERO));
+        if let Some(since) = all {
+            (due.issued_before, due.read_before) = (micros(since), micros(since));
         }
         let members = self.nodes.all();
         let left = |member: &Arc<Member>| {
@@ -114,8 +121,14 @@ impl Coordinator {
             return Ok(nodes);
         }
         self.may_change()?;
-        let scrubs = members.iter().map(|member| self.scrub_node(member, &due, None));
+        let mut total = 0;
+        for member in &members {
+            total += left(member).await?.0;
+        }
+        task.total(total);
+        let scrubs = members.iter().map(|member| self.scrub_node(member, &due, None, task));
         for (member, found) in members.iter().zip(join_all(scrubs).await) {
+            task.check()?;
             let (Scrubbed { packs, bytes, bad, unprotected }, left) = (found?, left(member).await?.0);
             nodes.push(NodeScrubbed { node: member.row.name.clone(), packs, bytes, bad, unprotected, left });
         }
@@ -123,11 +136,17 @@ impl Coordinator {
     }
 
     /// One pass over what is due on a node when it begins, up to a time.
-    async fn scrub_node(&self, member: &Member, due: &Due, until: Option<Instant>) -> ApiResult<Scrubbed> {
+    async fn scrub_node(
+        &self,
+        member: &Member,
+        due: &Due,
+        until: Option<Instant>,
+        task: &Handle,
+    ) -> ApiResult<Scrubbed> {
         let (mut all, mut cursor, mut failures) = (Scrubbed::default(), Cursor::default(), 0);
         let began = Instant::now();
         let over = || until.is_some_and(|until| Instant::now() >= until);
-        while !over() && failures < PATIENCE && self.may_drop(member) {
+        while !over() && !task.is_over() && failures < PATIENCE && self.may_drop(member) {
             // Else what was read after the first minute would seem to be of a time to come.
             let (node, due) = (member.row.row, Due { read_after: self.to_come(), ..*due });
             let found = self
@@ -148,6 +167,7 @@ impl Coordinator {
                 }
                 Ok(Found::Read { bad }) => {
                     failures = 0;
+                    task.did(1);
                     all.packs += 1;
                     all.bad += bad;
                     let latest = crate::catalog::time(due.read_after);

@@ -321,7 +321,8 @@ impl Pool {
             access: Some(Access::Direct),
             gc: Gc::Owner,
             cache_live: self.setup.cache_live,
-            draining: false,
+            draining: bytenode::catalog::nodes::Draining::No,
+            weight: None,
             version: None,
             last_seen: None,
         };

@@ -1,16 +1,23 @@
 //! `admin health`: ask the nodes about every replica, and repair.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use bytenode::admin::{Action, Do, Finding, FindingKind, HealthReport, HealthRequest, Verdict};
+use bytenode::admin::{Action, Do, Finding, FindingKind, HealthReport, HealthRequest, TaskRequest, Verdict};
+use bytenode::api::Code;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::args::{examples, exits};
+use crate::args::{duration, examples, exits};
 use crate::commands::Ctx;
+use crate::commands::admin::task;
 use crate::commands::status::verdict_line;
-use crate::error::{Exit, Outcome};
+use crate::error::{Exit, Failure, Outcome};
+use crate::ui::Level;
 use crate::ui::text::{count, escaped, plural, size};
+
+/// Lost files that are named.
+const NAMED: usize = 20;
 
 /// Ask the nodes about every copy, and repair what is missing
 #[derive(Debug, Clone, clap::Args)]
@@ -19,6 +26,7 @@ use crate::ui::text::{count, escaped, plural, size};
         "bytenode admin health --dry-run    report, and exactly what a repair would do",
         "bytenode admin health              repair",
         "bytenode admin health --now        also for nodes that went away a moment ago",
+        "bytenode admin health -q --time-limit 30m    from cron: says nothing unless something is wrong",
     ]),
     after_help = exits(&[Exit::NotAllowed, Exit::Temporary, Exit::Busy, Exit::Problems]),
 )]
@@ -32,12 +40,21 @@ pub struct Args {
     /// Read and hash every copy first
     #[arg(long)]
     read: bool,
+    /// Begin no more repair after this time, like 90s, 30m or 4h, and say how it stands then
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "dry_run")]
+    time_limit: Option<Duration>,
+    /// Do not wait for a repair that is under way: end with 11
+    #[arg(long, conflicts_with = "dry_run")]
+    no_wait: bool,
+    /// Do not wait for its end; print the task
+    #[arg(long, conflicts_with = "dry_run")]
+    detach: bool,
 }
 
 impl Args {
     /// A repair at once, as the demo does it.
     pub fn now() -> Self {
-        Self { dry_run: false, now: true, read: false }
+        Self { dry_run: false, now: true, read: false, time_limit: None, no_wait: false, detach: false }
     }
 }
 
@@ -68,19 +85,37 @@ struct SummaryRecord {
     repaired: u64,
     remaining: u64,
     oldest_verified: Option<Timestamp>,
+    oldest_read: Option<Timestamp>,
+    unread_packs: u64,
     dry_run: bool,
 }
 
 /// Runs it.
 pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
-    let request = HealthRequest { dry_run: args.dry_run, now: args.now, read: args.read };
-    let report = ctx.session()?.health(&request).await?;
+    let session = ctx.session()?;
+    let report = if args.dry_run {
+        session.health(&HealthRequest { dry_run: true, now: args.now, read: args.read }).await?
+    } else {
+        let time_limit = args.time_limit.map(|limit| limit.as_secs());
+        let request = TaskRequest::Health { now: args.now, read: args.read, time_limit, no_wait: args.no_wait };
+        let Some(task) = task::begin(ctx, &session, &request, args.detach).await? else { return Ok(Exit::Done) };
+        task::finish(ctx, &session, task.id).await?.health.ok_or_else(|| lost_report(task.id))?
+    };
     print(ctx, &report, args.dry_run)?;
     if let Some(next) = next(&report, args) {
         ctx.ui.note(next);
     }
-    let fine = report.verdict == Verdict::Healthy && report.remaining == 0;
-    Ok(if fine { Exit::Done } else { Exit::Problems })
+    Ok(if is_fine(&report) { Exit::Done } else { Exit::Problems })
+}
+
+/// Whether nothing is left to be mended.
+fn is_fine(report: &HealthReport) -> bool {
+    report.verdict == Verdict::Healthy && report.remaining == 0
+}
+
+/// The coordinator has no report of a check that ended well.
+fn lost_report(id: u64) -> Failure {
+    Failure::new(Code::Internal, format!("task {id} ended without a report"))
 }
 
 /// What a person would do next.
@@ -106,8 +141,15 @@ pub fn print(ctx: &Ctx, report: &HealthReport, dry_run: bool) -> Outcome<()> {
     for action in &report.actions {
         ctx.ui.record(&ActionRecord { line: "action", action })?;
     }
-    for line in told(report, dry_run, ctx.seam.now()) {
-        ctx.ui.data(&line)?;
+    let lines = told(report, dry_run, ctx.seam.now());
+    if ctx.ui.level > Level::Quiet {
+        lines.iter().try_for_each(|line| ctx.ui.data(line))?;
+    } else if !is_fine(report) {
+        let left = plural(report.remaining, "problem");
+        ctx.ui.data(&format!(
+            "{}; {left} left",
+            verdict_line(report.verdict, None, report.oldest_verified, ctx.seam.now())
+        ))?;
     }
     for notice in &report.notices {
         ctx.ui.note(&format!("note: {}", escaped(notice)));
@@ -121,12 +163,14 @@ pub fn print(ctx: &Ctx, report: &HealthReport, dry_run: bool) -> Outcome<()> {
         repaired: report.repaired,
         remaining: report.remaining,
         oldest_verified: report.oldest_verified,
+        oldest_read: report.oldest_read,
+        unread_packs: report.unread_packs,
         dry_run,
     })
 }
 
 /// Findings in groups, since thousands of chunks on one dead node are one thing to a person.
-fn told(report: &HealthReport, dry_run: bool, now: Timestamp) -> Vec<String> {
+pub fn told(report: &HealthReport, dry_run: bool, now: Timestamp) -> Vec<String> {
     let mut lines = vec![format!(
         "asked about {} of {}",
         match report.replicas_checked {
@@ -144,6 +188,7 @@ fn told(report: &HealthReport, dry_run: bool, now: Timestamp) -> Vec<String> {
         lines.push(format!("  {node}{}", finding_text(kind, chunks)));
     }
     more(&mut lines, report.findings_total, report.findings.len(), "finding");
+    lines.extend(lost_files(report));
     let mut plans: BTreeMap<(Do, Option<&str>), (u64, u64)> = BTreeMap::new();
     for action in &report.actions {
         let plan = plans.entry((action.act, action.to.as_deref().or(action.from.as_deref()))).or_default();
@@ -166,6 +211,16 @@ fn told(report: &HealthReport, dry_run: bool, now: Timestamp) -> Vec<String> {
     if report.remaining > 0 && !dry_run {
         lines.push(format!("{} left", plural(report.remaining, "problem")));
     }
+    lines
+}
+
+/// The files of chunks without any copy, by name.
+pub fn lost_files(report: &HealthReport) -> Vec<String> {
+    let lost = report.findings.iter().filter(|finding| finding.kind == FindingKind::Lost);
+    let names: BTreeSet<String> = lost.filter_map(|finding| finding.path.as_ref()).map(ToString::to_string).collect();
+    let mut lines: Vec<String> = names.iter().take(NAMED).map(|name| format!("    lost: {}", escaped(name))).collect();
+    let shown = lines.len();
+    more(&mut lines, names.len() as u64, shown, "lost file");
     lines
 }
 

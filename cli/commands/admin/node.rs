@@ -1,5 +1,8 @@
 //! `admin node`: the storage servers of the pool.
 
+mod leave;
+mod set;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,21 +15,24 @@ use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
 use crate::args::{examples, exits};
-use crate::commands::{Ctx, admin::health};
+use crate::commands::Ctx;
 use crate::credentials::read_private;
 use crate::error::{Exit, Failure, Outcome, Tally};
 use crate::ui::table::{Align, lay_out};
 use crate::ui::text::{count, escaped, nearest, plural, size};
 use crate::ui::{Stream, columns};
 
-/// Add, show, test and remove nodes
+/// Add, show, test, change, empty and remove nodes
 #[derive(Debug, Subcommand)]
 #[command(disable_help_subcommand = true)]
 pub enum Command {
     Add(Box<AddArgs>),
     Ls(LsArgs),
     Test(TestArgs),
-    Remove(RemoveArgs),
+    Set(Box<set::Args>),
+    Drain(leave::DrainArgs),
+    Remove(leave::RemoveArgs),
+    Events(set::EventsArgs),
 }
 
 /// Test a node wholly, and add it if it passes
@@ -93,6 +99,24 @@ enum GcArg {
     Bytenode,
 }
 
+impl From<AccessArg> for Access {
+    fn from(access: AccessArg) -> Self {
+        match access {
+            AccessArg::Direct => Self::Direct,
+            AccessArg::Relay => Self::Relay,
+        }
+    }
+}
+
+impl From<GcArg> for Gc {
+    fn from(gc: GcArg) -> Self {
+        match gc {
+            GcArg::Owner => Self::Owner,
+            GcArg::Bytenode => Self::Bytenode,
+        }
+    }
+}
+
 /// Show the nodes
 #[derive(Debug, clap::Args)]
 #[command(before_help = examples(&["bytenode admin node ls"]), after_help = exits(&[Exit::NotAllowed, Exit::Temporary]))]
@@ -111,24 +135,6 @@ pub struct TestArgs {
     /// Every one
     #[arg(long)]
     all: bool,
-}
-
-/// Forget a node that holds no copy that counts
-#[derive(Debug, clap::Args)]
-#[command(
-    before_help = examples(&["bytenode admin node remove nas", "bytenode admin node remove nas --lost    it never comes back"]),
-    after_help = exits(&[Exit::NotAllowed, Exit::NotFound, Exit::Exists, Exit::Temporary, Exit::TooFewNodes, Exit::Busy]),
-)]
-pub struct RemoveArgs {
-    /// Which one
-    #[arg(value_name = "NAME")]
-    name: String,
-    /// It is gone with all it held; its copies are made anew from others
-    #[arg(long)]
-    lost: bool,
-    /// Change nothing; say what would be done
-    #[arg(short = 'n', long)]
-    dry_run: bool,
 }
 
 #[derive(Serialize)]
@@ -173,7 +179,10 @@ pub async fn run(ctx: &Ctx, command: &Command) -> Outcome<Exit> {
         Command::Add(args) => add(ctx, &session, args).await,
         Command::Ls(_) => list(ctx, &session).await,
         Command::Test(args) => test(ctx, &session, args).await,
-        Command::Remove(args) => remove(ctx, &session, args).await,
+        Command::Set(args) => set::run(ctx, &session, args).await,
+        Command::Drain(args) => leave::drain(ctx, &session, args).await,
+        Command::Remove(args) => leave::remove(ctx, &session, args).await,
+        Command::Events(args) => set::events(ctx, &session, args).await,
     }
 }
 
@@ -182,23 +191,16 @@ async fn add(ctx: &Ctx, session: &Arc<dyn Session>, args: &AddArgs) -> Outcome<E
         Some(url) => (url.clone(), args.gateway.clone()),
         None => local_kubo().map(|(url, found)| (url, args.gateway.clone().or(found)))?,
     };
-    let secret = |path: &Option<PathBuf>| path.as_deref().map(read_secret).transpose();
     let request = NodeAdd {
         url: url.clone(),
         name: args.name.clone(),
         zone: args.zone.clone(),
         capacity_bytes: args.capacity,
-        token: secret(&args.token_file)?,
-        client_token: secret(&args.client_token_file)?,
+        token: secret(args.token_file.as_deref())?,
+        client_token: secret(args.client_token_file.as_deref())?,
         gateway,
-        access: args.access.map(|access| match access {
-            AccessArg::Direct => Access::Direct,
-            AccessArg::Relay => Access::Relay,
-        }),
-        gc: args.gc.map(|gc| match gc {
-            GcArg::Owner => Gc::Owner,
-            GcArg::Bytenode => Gc::Bytenode,
-        }),
+        access: args.access.map(Access::from),
+        gc: args.gc.map(Gc::from),
         insecure_http: args.insecure_http,
         dry_run: args.dry_run,
     };
@@ -245,6 +247,10 @@ fn local_kubo() -> Outcome<(String, Option<String>)> {
         Err(error) => Err(Failure::io(format!("no URL given, and {} cannot be read", path.display()), &error)
             .hint("start Kubo (ipfs daemon), or name an address: bytenode admin node add http://127.0.0.1:5001")),
     }
+}
+
+fn secret(path: Option<&Path>) -> Outcome<Option<GrantToken>> {
+    path.map(read_secret).transpose()
 }
 
 /// Reads a secret; a file that others could read is refused.
@@ -299,21 +305,6 @@ async fn test(ctx: &Ctx, session: &Arc<dyn Session>, args: &TestArgs) -> Outcome
     ctx.ui.note(&format!("{} tested, {} failed.", plural(nodes, "node"), count(failed)));
     ctx.ui.record(&SummaryRecord { line: "summary", nodes, failed, dry_run: false })?;
     Ok(if failed > 0 { Exit::Problems } else { Exit::Done })
-}
-
-async fn remove(ctx: &Ctx, session: &Arc<dyn Session>, args: &RemoveArgs) -> Outcome<Exit> {
-    if args.lost && !args.dry_run {
-        let what = format!("forget every copy on {}, for ever", escaped(&args.name));
-        ctx.ui.confirm(&what, &args.name)?;
-    }
-    let report = match session.node_remove(&args.name, args.lost, args.dry_run).await {
-        Ok(report) => report,
-        Err(error) if error.code == Code::NotFound => return Err(unknown(session, &args.name).await),
-        Err(error) => return Err(error.into()),
-    };
-    health::print(ctx, &report, args.dry_run)?;
-    ctx.ui.note(&format!("{} {}.", if args.dry_run { "Would remove" } else { "Removed" }, escaped(&args.name)));
-    Ok(Exit::Done)
 }
 
 /// Says that there is no such node, and which was probably meant.

@@ -1,9 +1,11 @@
 //! `admin scrub`: read and hash what was not read for long.
 
+use bytenode::admin::TaskRequest;
 use serde::Serialize;
 
 use crate::args::{examples, exits};
 use crate::commands::Ctx;
+use crate::commands::admin::task;
 use crate::error::{Exit, Outcome};
 use crate::ui::text::{plural, size};
 
@@ -22,6 +24,9 @@ pub struct Args {
     /// Read nothing; say what would be read
     #[arg(short = 'n', long)]
     dry_run: bool,
+    /// Do not wait for its end; print the task
+    #[arg(long, conflicts_with = "dry_run")]
+    detach: bool,
 }
 
 #[derive(Serialize)]
@@ -50,7 +55,14 @@ struct SummaryRecord {
 
 /// Runs it.
 pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
-    let nodes = ctx.session()?.scrub(args.all, args.dry_run).await?;
+    let session = ctx.session()?;
+    let nodes = if args.dry_run {
+        session.scrub(args.all, true).await?
+    } else {
+        let request = TaskRequest::Scrub { all: args.all };
+        let Some(task) = task::begin(ctx, &session, &request, args.detach).await? else { return Ok(Exit::Done) };
+        task::finish(ctx, &session, task.id).await?.scrub.unwrap_or_default()
+    };
     let mut all =
         SummaryRecord { kind: "summary", packs: 0, bytes: 0, bad: 0, unprotected: 0, left: 0, dry_run: args.dry_run };
     for node in &nodes {

@@ -2,8 +2,9 @@
 
 use crate::admin::{
     Access, Action, Adopt, Adopted, AdoptedNode, CatalogDisk, CheckResult, ChunkRow, Do, Finding, FindingKind, Gc,
-    HealthReport, HealthRequest, NewToken, NodeAdd, NodeCheck, NodeInfo, NodeReport, NodeRisks, NodeScrubbed,
-    NodeState, NodeWay, Role, Status, Swept, Verdict, WhoAmI,
+    HealthReport, HealthRequest, NewToken, NodeAdd, NodeCheck, NodeEvent, NodeInfo, NodeReport, NodeRisks,
+    NodeScrubbed, NodeSet, NodeState, NodeWay, Role, Status, Swept, Task, TaskKind, TaskLine, TaskReport, TaskRequest,
+    TaskState, Verdict, WhoAmI,
 };
 use crate::api::{
     ApiError, Append, BadCopy, BeginPut, Blob, ChunkDesc, ChunksPlanned, Code, CommitFile, CommitFiles, Committed,
@@ -292,6 +293,10 @@ pub(super) fn node_info() -> NodeInfo {
 
 pub(super) fn status() -> Status {
     Status {
+        oldest_read: Some(time()),
+        unread_packs: 7,
+        hold: Some("2 of 3 \u{fc}".into()),
+        tasks: vec![task()],
         nodes: vec![node_info()],
         replicas: 3,
         files: 1,
@@ -353,6 +358,8 @@ pub(super) fn health_report() -> HealthReport {
     let finding = Finding { kind, path: Some(path()), files: 2, chunk: Some(chunk()), node: None };
     let action = Action { act: Do::Replace, chunk: chunk(), from: Some("a".to_owned()), to: None, bytes: 10 };
     HealthReport {
+        oldest_read: None,
+        unread_packs: u64::MAX,
         findings: vec![finding],
         actions: vec![action],
         findings_total: 20_000,
@@ -373,6 +380,58 @@ pub(super) fn swept() -> Swept {
 
 pub(super) fn scrubbed() -> Vec<NodeScrubbed> {
     vec![NodeScrubbed { node: "n\u{fc}".into(), packs: 1, bytes: 2, bad: 3, unprotected: 4, left: 5 }]
+}
+
+pub(super) fn node_set() -> NodeSet {
+    NodeSet {
+        name: Some("n\u{fc} 2".into()),
+        zone: Some("attic".into()),
+        capacity_bytes: Some(u64::MAX),
+        weight: Some(1000),
+        url: Some("http://127.0.0.1:5001".into()),
+        gateway: Some("http://127.0.0.1:8080".into()),
+        token: Some(secret("bearer:x")),
+        client_token: Some(secret("bearer:y")),
+        access: Some(Access::Relay),
+        gc: Some(Gc::Bytenode),
+        insecure_http: true,
+        draining: Some(false),
+        dry_run: true,
+    }
+}
+
+pub(super) fn node_events() -> Vec<NodeEvent> {
+    vec![NodeEvent { at: time(), text: "stopped answering: \u{1}".into() }]
+}
+
+pub(super) fn task_request() -> TaskRequest {
+    TaskRequest::Health { now: true, read: true, time_limit: Some(u64::MAX), no_wait: true }
+}
+
+pub(super) fn task() -> Task {
+    Task {
+        id: u64::MAX,
+        kind: TaskKind::Drain,
+        state: TaskState::Paused,
+        owner: "\u{fc}".into(),
+        node: Some(NODE_NAME.into()),
+        done: 1,
+        total: Some(2),
+        message: "waits".into(),
+        created: time(),
+        ended: Some(time()),
+    }
+}
+
+pub(super) fn task_report() -> TaskReport {
+    TaskReport {
+        task: task(),
+        request: TaskRequest::Drain { node: NODE_NAME.into() },
+        log: vec![TaskLine { at: time(), text: "waits".into() }],
+        error: Some(ApiError::new(Code::Busy, "busy").hint("wait")),
+        health: Some(health_report()),
+        scrub: Some(scrubbed()),
+    }
 }
 
 pub(super) fn passphrase() -> Passphrase {

@@ -7,7 +7,7 @@ use futures_util::TryStreamExt;
 
 use super::fixture::{self, CODES};
 use super::{Client, Served};
-use crate::admin::Admin;
+use crate::admin::{Admin, Steer};
 use crate::api::{Api, ApiError, ApiResult};
 use crate::daemon::routes;
 
@@ -57,6 +57,12 @@ async fn call_admin(client: &Client) -> Outcomes {
         ("node_test", client.node_test(name).await.map(same(report()))),
         ("node_remove", client.node_remove(name, true, false).await.map(same(fixture::health_report()))),
         ("health", client.health(&fixture::health_request()).await.map(same(fixture::health_report()))),
+        ("node_set", client.node_set(name, &fixture::node_set()).await.map(same(fixture::node_report()))),
+        ("node_events", client.node_events(name).await.map(same(fixture::node_events()))),
+        ("task_start", client.task_start(&fixture::task_request()).await.map(same(fixture::task()))),
+        ("tasks", client.tasks().await.map(same(vec![fixture::task()]))),
+        ("task", client.task(u64::MAX, 3, 4).await.map(same(fixture::task_report()))),
+        ("task_steer", client.task_steer(7, Steer::Cancel).await.map(same(fixture::task()))),
         ("gc", client.gc(true, false).await.map(same(fixture::swept()))),
         ("scrub", client.scrub(true, false).await.map(same(fixture::scrubbed()))),
         ("backup", backup(client).await.map(same(fixture::backup()))),

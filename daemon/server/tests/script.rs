@@ -7,8 +7,9 @@ use tokio::sync::Semaphore;
 
 use super::fixture;
 use crate::admin::{
-    Admin, Adopt, Adopted, ChunkRow, Gate, HealthReport, HealthRequest, NewToken, NodeAdd, NodeInfo, NodeReport,
-    NodeRisks, NodeScrubbed, NodeWay, SealedBackup, Session, Status, Swept, WhoAmI,
+    Admin, Adopt, Adopted, ChunkRow, Gate, HealthReport, HealthRequest, NewToken, NodeAdd, NodeEvent, NodeInfo,
+    NodeReport, NodeRisks, NodeScrubbed, NodeSet, NodeWay, SealedBackup, Session, Status, Steer, Swept, Task,
+    TaskReport, TaskRequest, WhoAmI,
 };
 use crate::api::{
     Api, ApiError, ApiResult, BadCopy, BeginPut, ChunksPlanned, Code, CommitFiles, Committed, Entry, ListRequest,
@@ -174,6 +175,25 @@ impl Admin for Script {
     }
     async fn health(&self, request: &HealthRequest) -> ApiResult<HealthReport> {
         self.answer("health", request == &fixture::health_request(), fixture::health_report())
+    }
+    async fn node_set(&self, name: &str, change: &NodeSet) -> ApiResult<NodeReport> {
+        let right = name == fixture::NODE_NAME && change == &fixture::node_set();
+        self.answer("node_set", right, fixture::node_report())
+    }
+    async fn node_events(&self, name: &str) -> ApiResult<Vec<NodeEvent>> {
+        self.answer("node_events", name == fixture::NODE_NAME, fixture::node_events())
+    }
+    async fn task_start(&self, request: &TaskRequest) -> ApiResult<Task> {
+        self.answer("task_start", request == &fixture::task_request(), fixture::task())
+    }
+    async fn tasks(&self) -> ApiResult<Vec<Task>> {
+        self.answer("tasks", true, vec![fixture::task()])
+    }
+    async fn task(&self, id: u64, wait: u64, done: u64) -> ApiResult<TaskReport> {
+        self.answer("task", (id, wait, done) == (u64::MAX, 3, 4), fixture::task_report())
+    }
+    async fn task_steer(&self, id: u64, steer: Steer) -> ApiResult<Task> {
+        self.answer("task_steer", (id, steer) == (7, Steer::Cancel), fixture::task())
     }
     async fn gc(&self, now: bool, dry_run: bool) -> ApiResult<Swept> {
         self.answer("gc", now && !dry_run, fixture::swept())

@@ -142,10 +142,12 @@ pub(super) fn plan_copies(
     targets.extend(picks.into_iter().map(|at| (at, None)));
     // A node whose block cache is live takes what it lost or spoilt without writing it: others come first.
     targets.sort_by_key(|(at, instead)| instead.is_some() && view.members[*at].row.cache_live);
-    let moved: Vec<i64> = copies.good.intersection(copies.leaving).copied().take(copies.moves()).chain(crowded).collect();
+    let moved: Vec<i64> =
+        copies.good.intersection(copies.leaving).copied().take(copies.moves()).chain(crowded).collect();
     for (nth, (at, instead)) in targets.into_iter().take(short).enumerate() {
         // What is missing comes first, so that the last ones are those that move.
-        let then_drop = (nth + moved.len()).checked_sub(short).and_then(|nth| moved.get(nth)).and_then(|node| spare(*node));
+        let then_drop =
+            (nth + moved.len()).checked_sub(short).and_then(|nth| moved.get(nth)).and_then(|node| spare(*node));
         let what = match (instead, then_drop) {
             (Some(_), _) => Do::Replace,
             (None, Some(_)) => Do::Move,

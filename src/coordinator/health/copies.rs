@@ -30,7 +30,9 @@ impl Copies<'_> {
         let staying = self.staying();
         let counted = match self.good.len() {
             0 | 1 => staying.len(),
-            _ => staying.len() + self.waiting.difference(&self.good).filter(|node| !self.leaving.contains(node)).count(),
+            _ => {
+                staying.len() + self.waiting.difference(&self.good).filter(|node| !self.leaving.contains(node)).count()
+            }
         };
         self.target.saturating_sub(counted)
     }

@@ -20,9 +20,9 @@ impl Coordinator {
     /// Takes back the listings of nodes that give bytes which they did not list: what such a node has is not known.
     pub(super) async fn doubt_listings(&self, answers: &mut Answers, found: &mut Diagnosis) -> ApiResult<()> {
         let members = self.nodes.all();
-        let asked = members.iter().map(|member| {
-            self.denies_what_it_has(member, answers.said.get(&member.row.row), found.began)
-        });
+        let asked = members
+            .iter()
+            .map(|member| self.denies_what_it_has(member, answers.said.get(&member.row.row), found.began));
         let doubtful = join_all(asked).await;
         for (member, denies) in members.iter().zip(doubtful) {
             if denies? {

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use crate::api::ApiResult;
+use crate::catalog::nodes::Draining;
 use crate::catalog::packs::{self, NewPack};
 use crate::catalog::spare::{self, Kept};
 use crate::catalog::{micros, scrub};
@@ -17,11 +18,7 @@ use crate::pack::PackEntry;
 
 impl Coordinator {
     /// Gives up copies of chunks, and says how many; `began` is when the nodes were asked what they have.
-    pub(super) async fn give_up(
-        &self,
-        spares: Vec<(Spare, i64, PackEntry)>,
-        began: Timestamp,
-    ) -> ApiResult<u64> {
+    pub(super) async fn give_up(&self, spares: Vec<(Spare, i64, PackEntry)>, began: Timestamp) -> ApiResult<u64> {
         let mut of_packs: BTreeMap<Spare, Vec<(i64, PackEntry)>> = BTreeMap::new();
         for (spare, chunk, entry) in spares {
             of_packs.entry(spare).or_default().push((chunk, entry));
@@ -61,7 +58,9 @@ impl Coordinator {
             if nodes.len() >= wanted {
                 break;
             }
-            let Some(member) = self.nodes.get(one.node).filter(|member| !nodes.contains(&member.row.row)) else { continue };
+            let Some(member) = self.nodes.get(one.node).filter(|member| !nodes.contains(&member.row.row)) else {
+                continue;
+            };
             let at = ChunkAt { chunk: entry.chunk, bytes: entry.bytes, pack: one.root };
             let read = match member.is_itself().await {
                 Ok(()) => member.node.read_chunk(&at, None, None).await,
@@ -83,14 +82,16 @@ impl Coordinator {
         if nodes.len() < wanted {
             return Ok(false);
         }
-        self.write(move |c| spare::give_up(c, (spare.node, spare.pack), (chunk, &entry.chunk), since, &proved, &leaving))
-            .await
+        self.write(move |c| {
+            spare::give_up(c, (spare.node, spare.pack), (chunk, &entry.chunk), since, &proved, &leaving)
+        })
+        .await
     }
 
     /// Nodes (by row) that are to be emptied.
     pub(in crate::coordinator) fn leaving_nodes(&self) -> BTreeSet<i64> {
         let members = self.nodes.all();
-        members.iter().filter(|member| member.row.draining).map(|member| member.row.row).collect()
+        members.iter().filter(|member| member.row.draining == Draining::Yes).map(|member| member.row.row).collect()
     }
 
     /// Issues the smaller pack that is to take the place of one that some copies were given up of; the sweeper has the node
