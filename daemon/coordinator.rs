@@ -74,6 +74,7 @@ pub async fn run(
     let relay = routes(Arc::clone(&coordinator) as Arc<_>, RelayLimits::default());
     serve(listener, gate, relay, allowed, shutdown).await;
     workers.iter().for_each(tokio::task::JoinHandle::abort);
+    coordinator.abandon_tasks();
     Ok(())
 }
 

@@ -45,7 +45,11 @@ impl Promised {
             (_, "error") => "all",
             ("status", "node") => "node ls",
             ("node ls" | "node add" | "node test" | "node remove", "summary") => "node *",
+            ("node set" | "node events", "summary") => "node *",
+            ("node set", "node") => "node ls",
             ("node test", "check") => "node add",
+            ("node drain" | "task ls" | "task show", "task") => "task *",
+            ("node drain" | "task ls" | "task show", "summary") => "task *",
             _ => command,
         };
         let key = (command.to_owned(), kind.to_owned());
@@ -71,14 +75,23 @@ fn right_type(command: &str, kind: &str, field: &str, value: &Value) -> bool {
     match field {
         "nodes" if kind == "chunk" => value.as_array().is_some_and(|all| all.iter().all(Value::is_string)),
         "modified" => time(value),
-        "checked" | "oldest_verified" => value.is_null() || time(value),
+        "checked" | "oldest_verified" | "oldest_read" | "ended" => value.is_null() || time(value),
         "source" | "path" if matches!(kind, "failed" | "difference") || command == "health" => {
             value.is_null() || value.is_string()
         }
         "sha256" => value.is_null() || value.as_str().is_some_and(|hex| hex.len() == 64),
-        "cid" | "hint" | "chunk" | "node" | "from" | "to" | "read_only" => value.is_null() || value.is_string(),
-        "copies_min" | "reclaimable_bytes" | "epoch" => value.is_null() || value.is_u64(),
+        "cid" | "hint" | "chunk" | "node" | "from" | "to" | "read_only" | "hold" => {
+            value.is_null() || value.is_string()
+        }
+        "copies_min" | "reclaimable_bytes" | "epoch" | "total" => value.is_null() || value.is_u64(),
         "spread" => value.is_null() || value.is_boolean(),
+        "id" => {
+            if kind == "task" {
+                value.is_u64()
+            } else {
+                value.is_string()
+            }
+        }
         "seconds" | "load" => value.is_number(),
         "ok" | "adopted" | "dry_run" | "deleted" | "started" | "public" | "executable" | "safe_to_delete" => {
             value.is_boolean()
@@ -87,7 +100,9 @@ fn right_type(command: &str, kind: &str, field: &str, value: &Value) -> bool {
         | "new_chunks" | "copies_target" | "bad_replicas" | "entries" | "index" | "nodes" | "dirs" | "differences"
         | "used_bytes" | "capacity_bytes" | "replicas" | "usable_bytes" | "under_replicated" | "replicas_checked"
         | "findings" | "repaired" | "remaining" | "packs" | "waiting" | "bad" | "unprotected" | "left"
-        | "unknown_packs" | "pid" | "stopped" | "exit" | "checks" | "risks" => value.is_u64(),
+        | "unknown_packs" | "unread_packs" | "tasks" | "done" | "pid" | "stopped" | "exit" | "checks" | "risks" => {
+            value.is_u64()
+        }
         _ => value.is_string(),
     }
 }
@@ -137,6 +152,12 @@ fn every_field_is_there_and_told() {
     expect("node ls", 0, &["admin", "node", "ls"], &["node", "summary"]);
     expect("node test", 0, &["admin", "node", "test", "n1"], &["check", "summary"]);
     expect("scrub", 0, &["admin", "scrub", "--all"], &["node", "summary"]);
+    expect("node set", 0, &["admin", "node", "set", "n1", "--weight", "100"], &["node", "summary"]);
+    expect("node drain", 0, &["admin", "node", "drain", "n1", "--detach"], &["task", "summary"]);
+    expect("node set", 0, &["admin", "node", "drain", "n1", "--undo"], &["node", "summary"]);
+    expect("node events", 0, &["admin", "node", "events", "n1"], &["event", "summary"]);
+    expect("task ls", 0, &["admin", "task", "ls"], &["task", "summary"]);
+    expect("task show", 0, &["admin", "task", "show", "1", "--wait"], &["task", "log", "summary"]);
     expect("gc", 0, &["admin", "gc", "--now"], &["summary"]);
     std::os::unix::fs::OpenOptionsExt::mode(std::fs::File::options().write(true).create(true), 0o600)
         .open(user.work().join("secret"))

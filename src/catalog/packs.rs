@@ -372,14 +372,14 @@ pub struct Held {
 /// # Errors
 /// [`CatalogError`].
 pub fn chunks(c: &Connection, id: PackId) -> CatalogResult<Vec<Held>> {
-    held(c, id, "ORDER BY r.ordinal")
+    let mut statement = c.prepare_cached(
+        "SELECT c.id, c.digest, c.bytes, r.bad_at IS NOT NULL FROM replica r JOIN chunk c ON c.id = r.chunk_id
+         WHERE r.pack_id = ?1 ORDER BY r.ordinal",
+    )?;
+    held(&mut statement, id)
 }
 
-fn held(c: &Connection, id: PackId, which: &str) -> CatalogResult<Vec<Held>> {
-    let mut statement = c.prepare_cached(&format!(
-        "SELECT c.id, c.digest, c.bytes, r.bad_at IS NOT NULL FROM replica r JOIN chunk c ON c.id = r.chunk_id
-         WHERE r.pack_id = ?1 {which}"
-    ))?;
+fn held(statement: &mut rusqlite::Statement<'_>, id: PackId) -> CatalogResult<Vec<Held>> {
     let rows = statement.query_map([signed(id.get())], |row| {
         let found: (i64, Vec<u8>, i64, bool) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
         Ok(found)
@@ -438,17 +438,27 @@ pub fn sample(
         .prepare_cached("SELECT max(id) FROM pack WHERE node_id = ?1 AND state = 2")?
         .query_row([node], |row| row.get(0))?;
     let from = signed(from % unsigned(last.unwrap_or(0)).max(1));
-    let mut packs = Vec::new();
-    for part in ["id > ?2 AND proved_at < ?3 ORDER BY id", "id <= ?2 AND proved_at < ?3 ORDER BY id DESC"] {
+    let mut packs: Vec<PackRow> = Vec::new();
+    let mut add = |statement: &mut rusqlite::CachedStatement<'_>| -> CatalogResult<()> {
         let most = limit.saturating_sub(u32::try_from(packs.len()).unwrap_or(u32::MAX));
-        let sql = format!("SELECT {COLUMNS} FROM pack WHERE node_id = ?1 AND state = 2 AND {part} LIMIT ?4");
-        let mut statement = c.prepare_cached(&sql)?;
         let rows = statement.query_map(params![node, from, micros(before), most], |found| Ok(row(found)))?;
         packs.extend(rows.map(|found| found?).collect::<CatalogResult<Vec<_>>>()?);
-    }
+        Ok(())
+    };
+    add(&mut c.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM pack WHERE node_id = ?1 AND state = 2 AND id > ?2 AND proved_at < ?3 ORDER BY id LIMIT ?4"
+    ))?)?;
+    add(&mut c.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM pack
+         WHERE node_id = ?1 AND state = 2 AND id <= ?2 AND proved_at < ?3 ORDER BY id DESC LIMIT ?4"
+    ))?)?;
     let mut found = Vec::new();
     for pack in packs {
-        let held = held(c, pack.id, "AND r.bad_at IS NULL ORDER BY r.ordinal LIMIT 1")?.pop();
+        let mut first = c.prepare_cached(
+            "SELECT c.id, c.digest, c.bytes, r.bad_at IS NOT NULL FROM replica r JOIN chunk c ON c.id = r.chunk_id
+             WHERE r.pack_id = ?1 AND r.bad_at IS NULL LIMIT 1",
+        )?;
+        let held = held(&mut first, pack.id)?.pop();
         found.extend(held.map(|held| (pack, held)));
     }
     Ok(found)

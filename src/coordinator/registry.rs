@@ -18,8 +18,10 @@ use crate::place::{PlaceNode, Topology};
 
 /// Packs that repair writes to a member at once.
 const WRITERS: usize = 2;
-/// A member that stopped answering so often within [`TOGETHER`] comes and goes,
+/// A member that came back so often within [`TOGETHER`]
 const FLAPS: usize = 3;
+/// after it had not answered for so long, comes and goes,
+const OUTAGE: Duration = Duration::from_secs(10);
 /// until it has answered for so long.
 const STEADY: Duration = Duration::from_secs(60);
 /// Members that fail within this time of each other are taken to fail for one reason.
@@ -64,9 +66,9 @@ struct Now {
     used_bytes: u64,
     version: Option<String>,
     clock_skew: Option<SignedDuration>,
-    /// What was written down of it last: why it did not answer, if it did not.
-    noted: Option<String>,
-    /// When it began not to answer, of the last few times that this was noticed by asking it.
+    /// What was written down of it last: since when it did not answer, and why, if it did not.
+    noted: Option<(Instant, String)>,
+    /// When the last few times ended that it did not answer for a while.
     outages: VecDeque<Instant>,
     /// Since when it answers, after the last of those.
     answering_since: Option<Instant>,
@@ -200,7 +202,7 @@ impl Member {
         let mut now = self.lock();
         now.failing_since = Some(Instant::now().checked_sub(failing).unwrap_or_else(Instant::now));
         now.failure = Some(why.to_owned());
-        now.noted = now.failure.clone();
+        now.noted = now.failing_since.zip(now.failure.clone());
     }
 
     /// What changed since this was called last. To be called after it was asked how it is.
@@ -209,19 +211,22 @@ impl Member {
         match (now.failing_since, now.noted.is_some()) {
             (Some(since), false) => {
                 let why = now.failure.clone().unwrap_or_default();
-                now.noted = Some(why.clone());
+                now.noted = Some((since, why.clone()));
                 now.answering_since = None;
-                now.outages.push_back(since);
-                if now.outages.len() > FLAPS {
-                    now.outages.pop_front();
-                }
                 let text = format!("stopped answering: {why}");
                 Some(Change { failing: Some((since.elapsed(), why)), text })
             }
             (None, true) => {
-                now.noted = None;
+                let away = now.noted.take().map_or(Duration::ZERO, |(since, _)| since.elapsed());
                 now.answering_since = Some(Instant::now());
-                Some(Change { failing: None, text: "answers again".to_owned() })
+                if away >= OUTAGE {
+                    now.outages.push_back(Instant::now());
+                    if now.outages.len() > FLAPS {
+                        now.outages.pop_front();
+                    }
+                }
+                let away = SignedDuration::from_secs(i64::try_from(away.as_secs()).unwrap_or(i64::MAX));
+                Some(Change { failing: None, text: format!("answers again, after {away:#}") })
             }
             _ => None,
         }
@@ -313,7 +318,7 @@ impl Member {
 impl Now {
     /// Whether it comes and goes: then it gets nothing new until it has answered for a while.
     fn is_flapping(&self) -> bool {
-        let lately = self.outages.len() >= FLAPS && self.outages.iter().all(|since| since.elapsed() < TOGETHER);
+        let lately = self.outages.len() >= FLAPS && self.outages.iter().all(|ended| ended.elapsed() < TOGETHER);
         lately && self.answering_since.is_some_and(|since| since.elapsed() < STEADY)
     }
 }

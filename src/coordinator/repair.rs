@@ -1,6 +1,7 @@
 //! Repair: executes what health planned. Missing copies are made from proved ones through packs of their own, and count
 //! only once they are proved like those of a put. What a node does not take or does not give costs that chunk alone.
 
+mod jobs;
 pub(super) mod pace;
 mod trim;
 mod unblock;
@@ -13,19 +14,20 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 
+use self::jobs::{Job, jobs};
 use super::Coordinator;
 use super::health::acts::{Act, Means, Source, Spare};
 use super::health::{Check, Diagnosis};
 use super::judge::Depth;
 use super::registry::{Member, View};
 use super::tasks::Handle;
-use crate::admin::{Do, HealthReport, HealthRequest, NodeState};
+use crate::admin::{HealthReport, HealthRequest, NodeState};
 use crate::api::{ApiError, ApiResult, Code};
 use crate::catalog::packs::{self, NewPack, PackState, Proof, Reach};
 use crate::catalog::{chunks, micros};
 use crate::id::{ChunkId, PackId};
 use crate::node::{ChunkAt, NodeError, NodeFailure};
-use crate::pack::{MAX_CHUNKS, Pack, PackEntry, PackHeader};
+use crate::pack::{Pack, PackEntry, PackHeader};
 
 /// Rows of versions, packs or chunks that one step of writing down touches.
 const STEP: usize = 500;
@@ -43,10 +45,8 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// Notices that a report carries.
 const MAX_NOTICES: usize = 100;
 
-/// Packs under way at once, of which each holds its bytes in memory,
+/// Packs under way at once, of which each holds its bytes in memory.
 const WRITING: usize = 4;
-/// and no more of them than this, unless it is one chunk.
-const PACK_BYTES: u64 = 16 << 20;
 /// Chunks that are read at once for each of them.
 const READING: usize = 4;
 
@@ -514,95 +514,4 @@ struct NotTaken {
     chunks: Vec<i64>,
     wrong: Vec<i64>,
     error: NodeError,
-}
-
-impl Act {
-    /// The act that writes a chunk anew whose pack cannot be protected again.
-    fn anew(self) -> Self {
-        let means = match self.means {
-            Means::Protect { from, node, pack } => {
-                Means::Write { act: Do::Replace, from, to: node, instead: Some(pack), then_drop: None }
-            }
-            other => other,
-        };
-        Self { means, ..self }
-    }
-
-    /// The node that it writes to.
-    fn target(&self) -> Option<i64> {
-        match &self.means {
-            Means::Write { to, .. } => Some(*to),
-            Means::Protect { .. } | Means::Drop(_) => None,
-        }
-    }
-
-    /// The copies that it reads from.
-    fn sources(&self) -> &[Source] {
-        match &self.means {
-            Means::Write { from, .. } | Means::Protect { from, .. } => from,
-            Means::Drop(_) => &[],
-        }
-    }
-
-    /// The replica that a new copy stands in for.
-    fn instead(&self) -> Option<(PackId, i64)> {
-        match &self.means {
-            Means::Write { instead, .. } => instead.map(|pack| (pack, self.chunk)),
-            Means::Protect { .. } | Means::Drop(_) => None,
-        }
-    }
-
-    /// The copy elsewhere that a new one makes needless.
-    fn spare(&self) -> Option<Spare> {
-        match &self.means {
-            Means::Write { then_drop, .. } => *then_drop,
-            Means::Protect { .. } | Means::Drop(_) => None,
-        }
-    }
-}
-
-/// Copies that go to one node in one pack.
-struct Job {
-    node: i64,
-    vault: i64,
-    acts: Vec<Act>,
-}
-
-impl Job {
-    /// Whether a chunk of it is down to its last copy.
-    fn is_urgent(&self) -> bool {
-        self.acts.iter().any(|act| act.good <= 1)
-    }
-}
-
-/// Packs out of what is to be written: the most endangered first, and of those equally so, one for each node in turn.
-fn jobs(writes: Vec<Act>) -> Vec<Job> {
-    let mut groups: BTreeMap<(usize, i64, i64), Vec<Act>> = BTreeMap::new();
-    for act in writes {
-        let Some(to) = act.target() else { continue };
-        groups.entry((act.good, to, act.vault)).or_default().push(act);
-    }
-    let mut jobs = Vec::new();
-    for ((good, node, vault), mut acts) in groups {
-        for turn in 0.. {
-            if acts.is_empty() {
-                break;
-            }
-            let rest = acts.split_off(fits(&acts));
-            jobs.push(((good, turn, node), Job { node, vault, acts }));
-            acts = rest;
-        }
-    }
-    jobs.sort_by_key(|(order, _)| *order);
-    jobs.into_iter().map(|(_, job)| job).collect()
-}
-
-/// How many of these fit into one pack; at least one.
-fn fits(acts: &[Act]) -> usize {
-    let mut bytes = 0;
-    let more = |act: &&Act| {
-        bytes += act.entry.bytes;
-        bytes <= PACK_BYTES
-    };
-    acts.iter().take(MAX_CHUNKS).take_while(more).count().max(1)
 }

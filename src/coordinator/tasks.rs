@@ -13,7 +13,9 @@ use tokio::time::Instant;
 use super::Coordinator;
 use super::health::Check;
 use super::registry::Member;
-use crate::admin::{HealthReport, NodeScrubbed, Steer, Task, TaskLine, TaskReport, TaskRequest, TaskState, Verdict};
+use crate::admin::{
+    HealthReport, NodeScrubbed, Steer, Task, TaskKind, TaskLine, TaskReport, TaskRequest, TaskState, Verdict,
+};
 use crate::api::{ApiError, ApiResult, Code};
 use crate::catalog::nodes::{self, Draining, NodeRow};
 use crate::catalog::tasks::{self, TaskRow};
@@ -40,6 +42,7 @@ const MAX_WAIT: Duration = Duration::from_secs(20);
 pub(super) struct Tasks {
     open: Mutex<BTreeMap<u64, Arc<Running>>>,
     ended: Mutex<VecDeque<(u64, TaskOutcome)>>,
+    workers: Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
 /// What a task ended with, as the catalog keeps it.
@@ -155,6 +158,11 @@ impl Tasks {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_repairing(&self) -> bool {
+        let at_it = |now: &Now| now.task.kind == TaskKind::Health && now.task.state == TaskState::Running;
+        self.open().values().any(|running| running.look(at_it))
+    }
+
     fn find(&self, id: u64) -> Option<Arc<Running>> {
         self.open().get(&id).cloned()
     }
@@ -191,7 +199,7 @@ impl Coordinator {
             return Err(ApiError::new(Code::Busy, format!("{MOST} tasks are under way")).hint("bytenode admin task ls"));
         }
         if let TaskRequest::Health { no_wait: true, .. } = request
-            && self.repairing.try_lock().is_err()
+            && (self.repairing.try_lock().is_err() || self.tasks.is_repairing())
         {
             return Err(ApiError::new(Code::Busy, "a repair is under way").hint("bytenode admin task ls"));
         }
@@ -238,13 +246,26 @@ impl Coordinator {
             TaskRequest::Scrub { .. } | TaskRequest::Drain { .. } => None,
         };
         let until = limit.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
-        let told = (task.state == TaskState::Paused).then_some(Steer::Pause);
+        let told = match task.state {
+            TaskState::Paused => Some(Steer::Pause),
+            TaskState::Cancelled => Some(Steer::Cancel),
+            TaskState::Running | TaskState::Done | TaskState::Failed => None,
+        };
         let id = task.id;
         let now = Mutex::new(Now { task, log, told });
         let running = Arc::new(Running { request, until, now, changed: watch::Sender::new(0) });
         self.tasks.open().insert(id, Arc::clone(&running));
         let coordinator = Arc::clone(self);
-        tokio::spawn(async move { coordinator.work_on(running).await });
+        let work = tokio::spawn(async move { coordinator.work_on(running).await });
+        let mut workers = self.tasks.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        workers.retain(|worker| !worker.is_finished());
+        workers.push(work);
+    }
+
+    /// Stops all work on tasks, as the end of the process does: the next start takes them up.
+    pub fn abandon_tasks(&self) {
+        let mut workers = self.tasks.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        workers.drain(..).for_each(|worker| worker.abort());
     }
 
     /// Works on a task until it has ended.
@@ -252,7 +273,8 @@ impl Coordinator {
         let handle = Handle(Some(Arc::clone(&running)));
         let (state, outcome) = loop {
             let mut changed = running.changed.subscribe();
-            match running.look(|now| now.told) {
+            let told = running.look(|now| now.told);
+            match told {
                 Some(Steer::Cancel) => break (TaskState::Cancelled, TaskOutcome::default()),
                 Some(_) => {
                     running.change(|now| now.task.state = TaskState::Paused);
@@ -261,7 +283,10 @@ impl Coordinator {
                     while running.look(|now| now.told == Some(Steer::Pause)) && changed.changed().await.is_ok() {}
                     continue;
                 }
-                None => running.change(|now| now.task.state = TaskState::Running),
+                None => {
+                    running.change(|now| now.task.state = TaskState::Running);
+                    self.save(&running, None).await;
+                }
             }
             let mut work = Box::pin(self.work(&running.request, &handle));
             let result = loop {
@@ -368,7 +393,13 @@ impl Coordinator {
 
     /// Writes down how a task stands.
     async fn save(&self, running: &Running, outcome: Option<&TaskOutcome>) {
-        let (task, log) = running.look(|now| (now.task.clone(), now.log.clone()));
+        let (mut task, log, told) = running.look(|now| (now.task.clone(), now.log.clone(), now.told));
+        // What it was told counts after a crash too, though a step was under way.
+        task.state = match told {
+            Some(Steer::Pause) if !task.state.has_ended() => TaskState::Paused,
+            Some(Steer::Cancel) if !task.state.has_ended() => TaskState::Cancelled,
+            _ => task.state,
+        };
         let kept = outcome.map(|outcome| {
             let mut kept = outcome.clone();
             if let Some(health) = &mut kept.health {
@@ -443,13 +474,13 @@ impl Coordinator {
                 (Steer::Resume, _) => None,
             };
         });
-        let ends = running.changed.subscribe();
+        let mut ends = running.changed.subscribe();
+        self.save(&running, None).await;
         let settled = |now: &Now| match steer {
             Steer::Pause => now.task.state != TaskState::Running,
             Steer::Resume => now.task.state != TaskState::Paused,
             Steer::Cancel => now.task.state.has_ended(),
         };
-        let mut ends = ends;
         let settling = async { while !running.look(settled) && ends.changed().await.is_ok() {} };
         // A step may take longer; then it is said how it stands until then.
         drop(tokio::time::timeout(MAX_WAIT, settling).await);

@@ -28,3 +28,4 @@ mod scrub;
 mod spread;
 mod straggling;
 mod streaming;
+mod tasks;

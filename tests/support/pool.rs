@@ -245,6 +245,7 @@ impl Pool {
 
     /// The same up to where nodes are asked.
     pub async fn restart_unasked(&mut self) {
+        self.coordinator.abandon_tasks();
         let catalog = self.coordinator.catalog().clone();
         self.coordinator = start(catalog, &self.seam, &self.keys, &self.ways, &self.setup.policy).await;
         self.admin = sign_in(&self.coordinator, &self.ways, &self.seam, &self.trace, self.scratch(), 1).await;

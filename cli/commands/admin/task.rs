@@ -142,7 +142,7 @@ async fn list(ctx: &Ctx, session: &Arc<dyn Session>) -> Outcome<Exit> {
         true => ctx.ui.note("There was no long work yet."),
         false => ctx.ui.data(table(&tasks, ctx.seam.now()).trim_end())?,
     }
-    ctx.ui.record(&SummaryRecord { line: "summary", tasks: tasks.len() as u64 })?;
+    summary(ctx, tasks.len() as u64)?;
     Ok(Exit::Done)
 }
 
@@ -156,7 +156,7 @@ async fn show(ctx: &Ctx, session: &Arc<dyn Session>, args: &ShowArgs) -> Outcome
         ctx.ui.record(&LogRecord { line: "log", at: line.at, text: &line.text })?;
     }
     ctx.ui.data(told(&report, ctx.seam.now()).trim_end())?;
-    ctx.ui.record(&SummaryRecord { line: "summary", tasks: 1 })?;
+    summary(ctx, 1)?;
     Ok(Exit::Done)
 }
 
@@ -169,8 +169,13 @@ async fn steer(ctx: &Ctx, session: &Arc<dyn Session>, id: u64, how: Steer) -> Ou
         _ => state(task.state),
     };
     ctx.ui.note(&format!("Task {id}: {what}."));
-    ctx.ui.record(&SummaryRecord { line: "summary", tasks: 1 })?;
+    summary(ctx, 1)?;
     Ok(Exit::Done)
+}
+
+/// The last JSON line.
+pub fn summary(ctx: &Ctx, tasks: u64) -> Outcome<()> {
+    ctx.ui.record(&SummaryRecord { line: "summary", tasks })
 }
 
 /// The JSON line of a task.
@@ -203,7 +208,7 @@ pub async fn begin(
     }
     record(ctx, &task)?;
     ctx.ui.note(&format!("It is task {}. To see it: bytenode admin task show {}", task.id, task.id));
-    ctx.ui.record(&SummaryRecord { line: "summary", tasks: 1 })?;
+    summary(ctx, 1)?;
     Ok(None)
 }
 

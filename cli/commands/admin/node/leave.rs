@@ -72,7 +72,8 @@ pub async fn drain(ctx: &Ctx, session: &Arc<dyn Session>, args: &DrainArgs) -> O
         let report = named(session, &args.name, session.node_set(&args.name, &change).await).await?;
         report.node.iter().try_for_each(|node| super::record(ctx, node))?;
         ctx.ui.note(&format!("{} takes new chunks again.", escaped(&args.name)));
-        return summary(ctx, false);
+        ctx.ui.record(&super::SummaryRecord { line: "summary", nodes: 1, failed: 0, dry_run: false })?;
+        return Ok(Exit::Done);
     }
     if args.dry_run {
         let plan = named(session, &args.name, session.node_remove(&args.name, false, true).await).await?;
@@ -93,7 +94,8 @@ pub async fn drain(ctx: &Ctx, session: &Arc<dyn Session>, args: &DrainArgs) -> O
     ctx.ui.note(&format!(
         "To forget it: bytenode admin node remove {name}. To use it again: bytenode admin node drain {name} --undo"
     ));
-    summary(ctx, false)
+    task::summary(ctx, 1)?;
+    Ok(Exit::Done)
 }
 
 /// Forgets a node.
@@ -124,11 +126,6 @@ pub async fn remove(ctx: &Ctx, session: &Arc<dyn Session>, args: &RemoveArgs) ->
     let report = named(session, &args.name, session.node_remove(&args.name, args.lost, false).await).await?;
     health::print(ctx, &report, false)?;
     ctx.ui.note(&format!("Removed {name}."));
-    Ok(Exit::Done)
-}
-
-fn summary(ctx: &Ctx, dry_run: bool) -> Outcome<Exit> {
-    ctx.ui.record(&super::SummaryRecord { line: "summary", nodes: 1, failed: 0, dry_run })?;
     Ok(Exit::Done)
 }
 
