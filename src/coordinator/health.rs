@@ -334,12 +334,13 @@ impl Coordinator {
 fn told(member: &Member, files: u64, grace: Duration) -> String {
     let failing = member.seen(grace).failing.unwrap_or_default();
     let name = &member.row.name;
-    let minutes = |time: Duration| SignedDuration::from_mins(i64::try_from(time.as_secs() / 60).unwrap_or(i64::MAX));
+    let minutes =
+        |time: Duration| SignedDuration::from_mins(i64::try_from(time.as_secs().div_ceil(60)).unwrap_or(i64::MAX));
     match grace.checked_sub(failing).filter(|left| !left.is_zero()) {
         Some(left) => format!(
             "{name} has not answered for {:#}: its copies of {files} files are waited for {:#} more",
             minutes(failing),
-            minutes(left)
+            minutes(left),
         ),
         None => format!("{name} has not answered for {:#}: its copies are made anew elsewhere", minutes(failing)),
     }

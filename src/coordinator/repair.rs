@@ -320,6 +320,11 @@ impl Coordinator {
             work.stale = true;
             return Ok(work);
         }
+        let bytes = job.acts.iter().map(|act| act.entry.bytes).sum();
+        task.rest_until(self.repair_pace.turn(self.seam.monotonic(), bytes, self.repair_rate())).await;
+        if task.is_over() {
+            return Ok(work);
+        }
         self.write_copies(&member, job.vault, &job.acts, &mut work).await?;
         task.did(work.done);
         Ok(work)
@@ -327,8 +332,6 @@ impl Coordinator {
 
     /// Reads chunks from proved copies and writes them to one node.
     async fn write_copies(&self, member: &Member, vault: i64, acts: &[Act], work: &mut Work) -> ApiResult<()> {
-        let bytes = acts.iter().map(|act| act.entry.bytes).sum();
-        self.repair_pace.wait(&self.seam, bytes, self.repair_rate()).await;
         let fetch = |nth: usize| async move { (&acts[nth], self.fetch(&acts[nth]).await) };
         let mut fetched = stream::iter((0..acts.len()).map(fetch)).buffered(READING);
         let mut taken: Vec<Taken> = Vec::with_capacity(acts.len());

@@ -143,13 +143,13 @@ impl Handle {
         });
     }
 
-    /// Waits so long, or until it is to stop.
-    async fn rest(&self, time: Duration) {
-        let Some(running) = &self.0 else { return tokio::time::sleep(time).await };
+    /// Waits until then, or until nothing more is to be begun.
+    pub(super) async fn rest_until(&self, then: Instant) {
+        let Some(running) = &self.0 else { return tokio::time::sleep_until(then).await };
         let mut changed = running.changed.subscribe();
         let stopped = async { while !self.halts() && changed.changed().await.is_ok() {} };
         // Either way there is nothing more to be waited for.
-        drop(tokio::time::timeout(time, stopped).await);
+        drop(tokio::time::timeout_at(running.until.map_or(then, |until| until.min(then)), stopped).await);
     }
 }
 
@@ -367,7 +367,7 @@ impl Coordinator {
             }
             let why = report.notices.first().map_or("the other nodes take no more", String::as_str);
             handle.say(self, format!("{left} chunks wait for other nodes: {why}"));
-            handle.rest(RETRY).await;
+            handle.rest_until(self.seam.monotonic() + RETRY).await;
         }
     }
 

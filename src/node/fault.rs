@@ -38,7 +38,7 @@ pub enum Fault {
     /// more. Nothing for other calls.
     LoseChunk,
     /// A write, a protection, a drop or a replacement is answered with success, and the node never hears of it; the packs
-    /// that were lied about are said to be held. Nothing for other calls.
+    /// that were lied about are said to be held. A listing of chunks has none. Nothing for other calls.
     Lie,
 }
 
@@ -372,6 +372,9 @@ impl Node for FaultNode {
 
     async fn list_chunks(&self, each: &mut (dyn FnMut(ChunkId) + Send)) -> Result<(), NodeError> {
         let fault = self.enter(Call::ListChunks).await?;
+        if fault == Some(Fault::Lie) {
+            return Ok(());
+        }
         let lost = self.state().lost.clone();
         let mut half = Half::of(&fault);
         let mut kept = |chunk: ChunkId| {

@@ -14,9 +14,11 @@ mod hostile;
 mod hostile_rows;
 mod hostile_size;
 mod inputs;
+mod life;
 mod matrix;
 mod names;
 mod nodes;
+mod plans;
 #[cfg(all(unix, debug_assertions))]
 mod power;
 mod races;

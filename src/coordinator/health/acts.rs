@@ -1,5 +1,6 @@
 //! What mends a chunk, as plain data: which copy is written where, from which others, and which pack is protected again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::admin::{Action, Do};
@@ -7,7 +8,7 @@ use crate::coordinator::registry::{Member, View};
 use crate::id::{PackId, PackRoot};
 use crate::pack::PackEntry;
 
-use super::copies::{Copies, crowded};
+use super::copies::{Copies, crowded_at};
 use super::rows::{ChunkState, ReplicaRow};
 use super::standing::Standing;
 use super::{Check, MAX_REPORTED};
@@ -106,51 +107,80 @@ pub(super) fn plan_copies(
     let from: Vec<Source> = standings.iter().filter(|(_, s)| s.can_be_read()).map(source).collect();
     let good = from.len();
     let act = |means| Act { means, chunk: chunk.row, vault: chunk.vault, entry: chunk.entry, good };
-    for (replica, _) in standings.iter().filter(|(_, s)| *s == Standing::Unprotected) {
+    let spares = if copies.has_surplus() { spares(view, chunk, standings, copies) } else { Vec::new() };
+    for (replica, _) in standings.iter().filter(|(r, s)| *s == Standing::Unprotected && !spares.contains(&r.node)) {
         let (node, pack) = (replica.node, replica.pack);
         batch.add(act(Means::Protect { from: from.clone(), node, pack }));
     }
     let spare = |node: i64| {
-        let on = |(replica, standing): &&(&ReplicaRow, Standing)| replica.node == node && *standing == Standing::Good;
+        let on = |(replica, standing): &&(&ReplicaRow, Standing)| replica.node == node && standing.can_be_read();
         standings.iter().find(on).map(|(replica, _)| Spare { node, pack: replica.pack })
     };
     if copies.has_surplus() {
-        spares(view, chunk, copies).into_iter().filter_map(spare).for_each(|spare| batch.add(act(Means::Drop(spare))));
+        spares.into_iter().filter_map(spare).for_each(|spare| batch.add(act(Means::Drop(spare))));
         return;
     }
-    let crowded = crowded(view, copies);
-    let short = copies.short() + usize::from(crowded.is_some());
+    let short = copies.short();
     let has = |(r, s): &&(&ReplicaRow, Standing)| {
-        (s.can_be_read() || *s == Standing::Waiting) && !copies.leaving.contains(&r.node) && Some(r.node) != crowded
+        (s.can_be_read() || *s == Standing::Waiting) && !copies.leaving.contains(&r.node)
     };
     let have: Vec<usize> = standings.iter().filter(has).filter_map(|(r, _)| view.at(r.node)).collect();
-    let mut excluded: Vec<usize> = copies.leaving.iter().chain(&crowded).filter_map(|row| view.at(*row)).collect();
+    let mut excluded: Vec<usize> = copies.leaving.iter().filter_map(|row| view.at(*row)).collect();
     excluded.extend(check.lost.and_then(|row| view.at(row)));
     let failed = |(_, member): &(usize, &Arc<Member>)| check.failed.contains(&(member.row.row, chunk.row));
     excluded.extend(view.members.iter().enumerate().filter(failed).map(|(at, _)| at));
-    let mut targets: Vec<(usize, Option<PackId>)> = Vec::new();
-    for (replica, standing) in standings {
-        let lost = matches!(standing, Standing::Missing | Standing::Corrupt);
-        let usable = |at: &usize| lost && view.seen[*at].open && !excluded.contains(at) && !have.contains(at);
-        if let Some(at) = view.at(replica.node).filter(usable) {
-            targets.push((at, Some(replica.pack)));
-            excluded.push(at);
+    let lost = |at: usize| {
+        let of_it = |(replica, standing): &&(&ReplicaRow, Standing)| {
+            matches!(standing, Standing::Missing | Standing::Corrupt) && view.at(replica.node) == Some(at)
+        };
+        standings.iter().find(of_it).map(|(replica, _)| replica.pack)
+    };
+    let takes = |at: usize| view.seen[at].open && !excluded.contains(&at) && !have.contains(&at);
+    let mut targets: Vec<usize> = Vec::new();
+    for at in (0..view.members.len()).filter(|at| takes(*at) && lost(*at).is_some()) {
+        let zone = |at: usize| view.members[at].row.zone.as_str();
+        let is_taken = |wanted: &str| have.iter().chain(&targets).any(|at| zone(*at) == wanted);
+        let other = (0..view.members.len()).any(|other| takes(other) && !is_taken(zone(other)));
+        // Where it was is the place for it, unless another zone is.
+        if !is_taken(zone(at)) || !other {
+            targets.push(at);
         }
     }
-    let beside: Vec<usize> = have.iter().copied().chain(targets.iter().map(|(at, _)| *at)).collect();
-    let picks = view.topology.choose_beside(&chunk.entry.chunk, &beside, &excluded, short);
-    targets.extend(picks.into_iter().map(|at| (at, None)));
+    let beside: Vec<usize> = have.iter().chain(&targets).copied().collect();
+    targets.extend(view.topology.choose_beside(&chunk.entry.chunk, &beside, &excluded, short));
+    let mut targets: Vec<(usize, Option<PackId>)> = targets.into_iter().map(|at| (at, lost(at))).collect();
     // A node whose block cache is live takes what it lost or spoilt without writing it: others come first.
     targets.sort_by_key(|(at, instead)| instead.is_some() && view.members[*at].row.cache_live);
-    let moved: Vec<i64> =
-        copies.good.intersection(copies.leaving).copied().take(copies.moves()).chain(crowded).collect();
-    for (nth, (at, instead)) in targets.into_iter().take(short).enumerate() {
-        // What is missing comes first, so that the last ones are those that move.
-        let then_drop =
-            (nth + moved.len()).checked_sub(short).and_then(|nth| moved.get(nth)).and_then(|node| spare(*node));
+    targets.truncate(short);
+    // What is missing comes first: only the last ones stand for copies that leave, and these go once the target is there
+    // without any of them.
+    let whole = copies.staying().len() + targets.len() >= copies.target;
+    let mut leaving = copies.good.intersection(copies.leaving).copied().take(copies.moves());
+    let urgent = short.saturating_sub(copies.moves());
+    let mut writes: Vec<(usize, Option<i64>)> = Vec::new();
+    for (nth, (at, _)) in targets.iter().enumerate() {
+        writes.push((*at, if nth < urgent || !whole { None } else { leaving.next() }));
+    }
+    // Then those that share a zone are parted.
+    let mut after: BTreeSet<usize> = have.iter().copied().chain(targets.iter().map(|(at, _)| *at)).collect();
+    let staying = copies.staying();
+    let may = |at: usize| staying.contains(&view.members[at].row.row) && !failed(&(at, &view.members[at]));
+    while let Some(from) = crowded_at(view, &after, &may).filter(|_| copies.waiting.is_empty()) {
+        after.remove(&from);
+        excluded.push(from);
+        let others: Vec<usize> = after.iter().copied().collect();
+        let is_new =
+            |at: &usize| others.iter().all(|other| view.members[*other].row.zone != view.members[*at].row.zone);
+        let to = view.topology.choose_beside(&chunk.entry.chunk, &others, &excluded, 1).into_iter().find(is_new);
+        let Some(to) = to else { break };
+        after.insert(to);
+        writes.push((to, Some(view.members[from].row.row)));
+    }
+    for (at, leaves) in writes {
+        let (instead, then_drop) = (lost(at), leaves.and_then(spare));
         let what = match (instead, then_drop) {
-            (Some(_), _) => Do::Replace,
-            (None, Some(_)) => Do::Move,
+            (_, Some(_)) => Do::Move,
+            (Some(_), None) => Do::Replace,
             (None, None) => Do::Copy,
         };
         let to = view.members[at].row.row;
@@ -161,14 +191,21 @@ pub(super) fn plan_copies(
     }
 }
 
-/// The nodes whose copies are too many: first those that are to be emptied, then those where the chunk belongs least.
-fn spares(view: &View, chunk: &ChunkState, copies: &Copies<'_>) -> Vec<i64> {
-    let staying: Vec<usize> = copies.staying().iter().filter_map(|row| view.at(*row)).collect();
-    let kept = view.topology.keep(&chunk.entry.chunk, &staying, copies.target);
+/// The nodes whose copies are too many: first those that are to be emptied, then those where the chunk belongs least. One
+/// that is not protected is kept only where the others are too few.
+fn spares(view: &View, chunk: &ChunkState, standings: &[(&ReplicaRow, Standing)], copies: &Copies<'_>) -> Vec<i64> {
+    let is_sure = |row: &i64| standings.iter().any(|(r, s)| r.node == *row && *s == Standing::Good);
+    let (sure, bare): (Vec<i64>, Vec<i64>) = copies.staying().into_iter().partition(is_sure);
+    let keep = |rows: &[i64], wanted: usize| -> Vec<i64> {
+        let nodes: Vec<usize> = rows.iter().filter_map(|row| view.at(*row)).collect();
+        let kept = view.topology.keep(&chunk.entry.chunk, &nodes, wanted);
+        kept.into_iter().map(|at| view.members[at].row.row).collect()
+    };
+    let mut kept = keep(&sure, copies.target);
+    kept.extend(keep(&bare, copies.target.saturating_sub(kept.len())));
     if kept.len() < copies.target {
         return Vec::new();
     }
-    let kept: Vec<i64> = kept.into_iter().map(|at| view.members[at].row.row).collect();
     let mut spare: Vec<i64> = copies.good.iter().copied().filter(|row| !kept.contains(row)).collect();
     spare.sort_by_key(|row| !copies.leaving.contains(row));
     spare

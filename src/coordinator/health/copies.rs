@@ -55,14 +55,21 @@ pub(super) fn crowded(view: &View, copies: &Copies<'_>) -> Option<i64> {
     if staying.len() < copies.target || copies.has_surplus() {
         return None;
     }
+    let nodes: BTreeSet<usize> = staying.iter().filter_map(|row| view.at(*row)).collect();
+    crowded_at(view, &nodes, &|_| true).map(|at| view.members[at].row.row)
+}
+
+/// Of nodes (by index) with a chunk's copies, one that may give its copy up for one in another zone: it is not alone in its
+/// own, and a zone that takes chunks has none.
+pub(super) fn crowded_at(view: &View, nodes: &BTreeSet<usize>, may: &dyn Fn(usize) -> bool) -> Option<usize> {
     let zone = |at: usize| view.members[at].row.zone.as_str();
-    let mut taken: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
-    for (row, at) in staying.iter().filter_map(|row| Some((*row, view.at(*row)?))) {
-        taken.entry(zone(at)).or_default().push(row);
+    let mut taken: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for at in nodes {
+        taken.entry(zone(*at)).or_default().push(*at);
     }
-    let most = taken.values().max_by_key(|rows| rows.len()).filter(|rows| rows.len() > 1)?;
     let free = (0..view.members.len()).any(|at| view.seen[at].open && !taken.contains_key(zone(at)));
-    free.then(|| most.last().copied()).flatten()
+    let most = taken.values().filter(|some| some.len() > 1).max_by_key(|some| some.len()).filter(|_| free)?;
+    most.iter().rev().copied().find(|at| may(*at))
 }
 
 /// What is wrong with a chunk's copies, and where; `crowded` is where a copy is that should be in another zone.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::coordinator::Coordinator;
-use crate::seam::Seam;
 
 /// A put or read that gave a sign of life within this time is under way: each gives one a minute.
 const AT_WORK: Duration = Duration::from_secs(90);
@@ -20,16 +19,13 @@ const TURN: Duration = Duration::from_secs(60);
 pub(in crate::coordinator) struct Pace(Mutex<Option<Instant>>);
 
 impl Pace {
-    /// Waits until so many bytes more may be moved at so many a second.
-    pub async fn wait(&self, seam: &Seam, bytes: u64, rate: u64) {
-        let (now, took) = (seam.monotonic(), Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64));
-        let start = {
-            let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let start = free.map_or(now, |free| free.clamp(now, now + TURN));
-            *free = Some(start + took);
-            start
-        };
-        tokio::time::sleep_until(start).await;
+    /// When so many bytes more may be moved, at so many a second.
+    pub fn turn(&self, now: Instant, bytes: u64, rate: u64) -> Instant {
+        let took = Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
+        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = free.map_or(now, |free| free.clamp(now, now + TURN));
+        *free = Some(start + took);
+        start
     }
 }
 
