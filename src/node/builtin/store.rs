@@ -158,12 +158,18 @@ impl Store {
         self.state().packs.keys().copied().collect()
     }
 
-    /// What a pack's root says, read from its file and proved.
+    /// What a pack's root says, read from its file and proved, now or when the pack was used last. The file is there now,
+    /// and as long as it must be, whatever is remembered of it.
     ///
     /// # Errors
     /// [`StoreError::Absent`], [`StoreError::Corrupt`], [`StoreError::Io`].
     pub fn header(&self, root: PackRoot) -> Result<PackHeader, StoreError> {
-        Ok(self.layout(root)?.header.clone())
+        let layout = self.layout(root)?;
+        let bytes = self.open_pack(root)?.size_bytes().map_err(StoreError::io("asking for a pack's length"))?;
+        if bytes != layout.header.car_bytes() {
+            return Err(damaged(root, LayoutError::Damaged("its length is not the pack's")));
+        }
+        Ok(layout.header.clone())
     }
 
     /// Length of a chunk (or of the root block) that a pack has, without reading it.
