@@ -64,6 +64,8 @@ mod readme;
 mod readme_servers;
 #[cfg(unix)]
 mod relay;
+#[cfg(unix)]
+mod rot;
 mod sim;
 #[cfg(unix)]
 mod streams;
