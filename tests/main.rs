@@ -14,6 +14,8 @@ mod again;
 mod archive;
 #[cfg(unix)]
 mod backup;
+#[cfg(unix)]
+mod behind;
 mod cli;
 #[cfg(unix)]
 mod cli_daemon;

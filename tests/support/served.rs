@@ -97,6 +97,15 @@ impl Node {
         user.ok(&words);
     }
 
+    /// Registers whoever serves at its address, under the name that it has in the pool.
+    pub fn register_as_it_is(&self, user: &Cluster) {
+        let mut words = vec!["admin", "node", "add", &self.rpc.url];
+        if let Some(gateway) = &self.gateway {
+            words.extend(["--gateway", &gateway.url]);
+        }
+        user.ok(&words);
+    }
+
     /// From now on what passes to and from it is spoilt, or no longer is.
     pub fn spoil(&self, how: Option<Spoil>) {
         self.rpc.spoil(how);
