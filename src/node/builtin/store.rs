@@ -158,18 +158,20 @@ impl Store {
         self.state().packs.keys().copied().collect()
     }
 
-    /// What a pack's root says, read from its file and proved, now or when the pack was used last. The file is there now,
-    /// and as long as it must be, whatever is remembered of it.
+    /// What a pack's root says, read from its file now and proved, and that the file has the pack's length: whatever is
+    /// remembered of it. Of one that is damaged, nothing is remembered.
     ///
     /// # Errors
     /// [`StoreError::Absent`], [`StoreError::Corrupt`], [`StoreError::Io`].
     pub fn header(&self, root: PackRoot) -> Result<PackHeader, StoreError> {
-        let layout = self.layout(root)?;
-        let bytes = self.open_pack(root)?.size_bytes().map_err(StoreError::io("asking for a pack's length"))?;
-        if bytes != layout.header.car_bytes() {
-            return Err(damaged(root, LayoutError::Damaged("its length is not the pack's")));
+        let file = self.open_pack(root)?;
+        match Layout::load(&*file, root) {
+            Ok(layout) => Ok(layout.header),
+            Err(error) => {
+                self.cache().remove(&root);
+                Err(damaged(root, error))
+            }
         }
-        Ok(layout.header.clone())
     }
 
     /// Length of a chunk (or of the root block) that a pack has, without reading it.
