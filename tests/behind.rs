@@ -5,6 +5,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use bytenode::admin::{HealthRequest, Verdict};
 use bytenode::seam::Seam;
@@ -61,6 +63,12 @@ impl Pool {
         files.iter().map(finding).collect()
     }
 
+    /// How many nodes have the right bytes of each chunk of a file on their disks.
+    fn copies(&self, name: &str) -> Vec<usize> {
+        let chunks = self.user.chunks(&format!("bn:/{name}"));
+        chunks.iter().map(|chunk| self.nodes.iter().filter(|node| node.has_right(chunk)).count()).collect()
+    }
+
     /// A check mends everything: afterwards no reading finds anything, every node has the right bytes of every chunk on its
     /// disk, and files come back.
     fn is_mended_by(&self, words: &[&str]) {
@@ -73,10 +81,8 @@ impl Pool {
         let (lines, code) = self.user.json(&["admin", "health", "--read", "--dry-run"]);
         assert_eq!((code, findings(&lines).len()), (0, 0), "{lines:?}");
         for name in &self.files {
-            for chunk in self.user.chunks(&format!("bn:/{name}")) {
-                let copies = self.nodes.iter().filter(|node| node.has_right(&chunk)).count();
-                assert_eq!(copies, NODES, "right copies of {chunk} of {name}");
-            }
+            let copies = self.copies(name);
+            assert!(copies.iter().all(|copies| *copies == NODES), "right copies of the chunks of {name}: {copies:?}");
             self.user.gets_back(name);
         }
     }
@@ -135,6 +141,42 @@ fn what_was_unpinned_is_unprotected_and_pinned_again() {
         assert_eq!(pool.is_ill(), pool.all("missing", &["a", "b"], 0));
         pool.is_mended_by(&["admin", "health"]);
     }
+}
+
+/// Until a pack is pinned, a collection takes it: the put counts what was pinned whole, and nothing else. Whatever is called
+/// healthy is on the disks.
+#[test]
+fn what_is_collected_while_it_is_put_does_not_count() {
+    let Some(mut pool) = Pool::start(Like::Kubo, &caches()[0]) else { return };
+    let ended = AtomicBool::new(false);
+    let collections = thread::scope(|scope| {
+        let collector = scope.spawn(|| {
+            let mut collections = 0;
+            while !ended.load(Ordering::Relaxed) {
+                ipfs(&pool.nodes[0], &["repo", "gc", "-q"]);
+                collections += 1;
+            }
+            collections
+        });
+        let stored = (0..8).map(|seed| {
+            let name = format!("f{seed}");
+            pool.user.file(&name, &bytes(seed, 5 * MIB));
+            let ran = pool.user.run(&["put", &name, "bn:/"]);
+            (name, ran)
+        });
+        let stored: Vec<_> = stored.collect();
+        ended.store(true, Ordering::Relaxed);
+        for (name, ran) in &stored {
+            assert!(matches!(ran.code, 0 | 10), "two nodes collect nothing: {name}: {}", ran.stderr);
+        }
+        pool.files.extend(stored.into_iter().map(|(name, _)| name));
+        collector.join().unwrap()
+    });
+    assert!(collections > 1);
+    let (lines, code) = pool.user.json(&["admin", "health", "--dry-run"]);
+    let whole = pool.files.iter().all(|name| pool.copies(name).iter().all(|copies| *copies == NODES));
+    assert!(code != 0 || whole, "{lines:?}");
+    pool.is_mended_by(&["admin", "health"]);
 }
 
 /// On all nodes at once: nothing is lost that can be read, and nothing is called healthy that the next collection takes.
