@@ -8,6 +8,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::ops::RangeInclusive;
+use std::os::unix::fs::symlink;
 use std::process::Stdio;
 
 use bytenode::id::ChunkId;
@@ -44,6 +45,8 @@ enum Damage {
     /// One bit of the root that the file of a pack begins with. The chunks behind it are given out for as long as the node
     /// remembers where they are, and no longer.
     Root,
+    /// The disk gives an error instead of the file's first byte.
+    Unreadable,
     /// Every file with chunks is removed. Of a Kubo, not the roots of packs: nothing finds that the block of a root that is
     /// pinned is lost while the chunks are there, and the node's collections fail from then on.
     Wiped,
@@ -68,7 +71,7 @@ impl Damage {
     /// than its first chunk with what stands before it.
     fn takes(self, like: Like) -> usize {
         let whole_file = matches!(self, Self::CutByHalf | Self::Deleted) && like == Like::Builtin;
-        if whole_file || matches!(self, Self::Root | Self::Wiped) { CHUNKS } else { 1 }
+        if whole_file || matches!(self, Self::Root | Self::Unreadable | Self::Wiped) { CHUNKS } else { 1 }
     }
 
     /// How many copies on one node may be called bad for it: a built-in node trusts no chunk of a pack of another length.
@@ -79,7 +82,7 @@ impl Damage {
     /// Whether a listing shows it, once somebody asks for one.
     fn is_listed(self, like: Like) -> bool {
         match self {
-            Self::Deleted | Self::Root | Self::Wiped => true,
+            Self::Deleted | Self::Root | Self::Unreadable | Self::Wiped => true,
             Self::CutByOne | Self::CutByHalf => like == Like::Builtin,
             _ => false,
         }
@@ -98,6 +101,11 @@ impl Damage {
             Self::Other => all[at.clone()].copy_from_slice(other),
             Self::Root => all[IN_ROOT] ^= 1,
             Self::Deleted | Self::Wiped => return fs::remove_file(file).unwrap(),
+            Self::Unreadable => {
+                fs::remove_file(file).unwrap();
+                // No process has memory at its address 0: reading there is an input/output error.
+                return symlink("/proc/self/mem", file).unwrap();
+            }
         }
         fs::write(file, all).unwrap();
     }
@@ -153,6 +161,11 @@ impl Table {
             Cell { name, damage: *damage, chunks }
         };
         let cells = damages.iter().enumerate().map(cell).collect();
+        // Beside all that is damaged, something stays as it is; and nothing else is called bad.
+        user.file("whole", &bytes(damages.len() as u64, CHUNKS * MIB));
+        if !damages.contains(&Damage::Wiped) {
+            user.ok(&["put", "whole", "bn:/"]);
+        }
         Some(Self { user, nodes, like, finder, cells })
     }
 
@@ -321,9 +334,12 @@ fn of_chunks(like: Like, finder: Finder) {
     listed.into_iter().for_each(|damage| table(like, finder, &[damage]));
 }
 
-/// Several files, all of whose chunks are gone from all nodes but one.
+/// Files all of whose chunks are gone from all nodes but one. As in [`of_chunks`], a get and a scrub find one file's.
 fn wiped(like: Like) {
-    for finder in [Finder::Get, Finder::Presence, Finder::Read, Finder::Scrub] {
+    for finder in [Finder::Get, Finder::Scrub] {
+        table(like, finder, &[Damage::Wiped]);
+    }
+    for finder in [Finder::Presence, Finder::Read] {
         table(like, finder, &[Damage::Wiped; 2]);
     }
 }
@@ -362,6 +378,13 @@ fn a_scrub_finds_bad_blocks() {
 #[test]
 fn a_listing_shows_packs_that_are_not_whole() {
     table(Like::Builtin, Finder::Presence, &[Damage::OF_A_PACK; 2].concat());
+}
+
+/// A sector that cannot be read takes the pack that begins there. The node lists the others.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_pack_that_cannot_be_read_holds_up_no_other() {
+    table(Like::Builtin, Finder::Presence, &[Damage::Unreadable; 2]);
 }
 
 /// What is no whole pack is set aside when a node starts.
