@@ -44,11 +44,13 @@ enum Damage {
     Deleted,
     /// One bit of the root that the file of a pack begins with. The chunks behind it are given out for as long as the node
     /// remembers where they are, and no longer.
+    ///
+    /// Left out over Kubo, with a root that is deleted: no check and no scrub reads the block of a root. While the pack seems
+    /// protected, a collection takes what a wrong root does not link; where there is none, every collection fails.
     Root,
     /// The disk gives an error instead of the file's first byte.
     Unreadable,
-    /// Every file with chunks is removed. Of a Kubo, not the roots of packs: nothing finds that the block of a root that is
-    /// pinned is lost while the chunks are there, and the node's collections fail from then on.
+    /// Every file with chunks is removed.
     Wiped,
 }
 
@@ -382,9 +384,11 @@ fn a_listing_shows_packs_that_are_not_whole() {
 
 /// A sector that cannot be read takes the pack that begins there. The node lists the others.
 #[test]
-#[cfg(target_os = "linux")]
 fn a_pack_that_cannot_be_read_holds_up_no_other() {
-    table(Like::Builtin, Finder::Presence, &[Damage::Unreadable; 2]);
+    // Elsewhere there is no such file to put in its place.
+    if cfg!(target_os = "linux") {
+        table(Like::Builtin, Finder::Presence, &[Damage::Unreadable; 2]);
+    }
 }
 
 /// What is no whole pack is set aside when a node starts.
