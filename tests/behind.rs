@@ -47,14 +47,19 @@ impl Pool {
         held.difference(&before).cloned().collect()
     }
 
-    /// Findings of a dry check, which says that not all is well.
+    /// Findings of a dry check, which says that not all is well; and nothing else says so.
     fn is_ill(&self) -> Vec<[String; 3]> {
         let (lines, code) = self.user.json(&["admin", "health", "--dry-run"]);
         assert_eq!(code, 12, "{lines:?}");
         assert_ne!(lines.last().unwrap()["verdict"], "healthy", "{lines:?}");
         let status = self.user.summary_of(12, &["status"]);
         assert_ne!(status["verdict"], "healthy", "{status}");
-        findings(&lines).into_keys().collect()
+        let found: Vec<_> = findings(&lines).into_keys().collect();
+        for [path, kind, _] in found.iter().filter(|[path, ..]| !path.is_empty()) {
+            let checked = self.user.summary_of(12, &["check", path.trim_start_matches("bn:/"), path]);
+            assert_eq!(checked["safe_to_delete"], false, "{path} is {kind}: {checked}");
+        }
+        found
     }
 
     /// What `kind` of finding a check gives for these files on a node.
