@@ -5,7 +5,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use bytenode::admin::{HealthRequest, Verdict};
@@ -150,34 +149,22 @@ fn what_was_unpinned_is_unprotected_and_pinned_again() {
 
 /// Until a pack is pinned, a collection takes it: the put counts what was pinned whole, and nothing else. Whatever is called
 /// healthy is on the disks.
+///
+/// Seconds, but half a minute now and then: where the collection falls between the look through a pack and its pinning, Kubo
+/// seeks what is lost, and lets nobody else pin or collect, until the limit for pinning has passed.
 #[test]
 fn what_is_collected_while_it_is_put_does_not_count() {
     let Some(mut pool) = Pool::start(Like::Kubo, &caches()[0]) else { return };
-    let ended = AtomicBool::new(false);
-    let collections = thread::scope(|scope| {
-        let collector = scope.spawn(|| {
-            let mut collections = 0;
-            while !ended.load(Ordering::Relaxed) {
-                ipfs(&pool.nodes[0], &["repo", "gc", "-q"]);
-                collections += 1;
-            }
-            collections
+    for seed in 0..8 {
+        let name = format!("f{seed}");
+        pool.user.file(&name, &bytes(seed, 5 * MIB));
+        let ran = thread::scope(|scope| {
+            scope.spawn(|| (0..3).for_each(|_| ipfs(&pool.nodes[0], &["repo", "gc", "-q"])));
+            pool.user.run(&["put", &name, "bn:/"])
         });
-        let stored = (0..8).map(|seed| {
-            let name = format!("f{seed}");
-            pool.user.file(&name, &bytes(seed, 5 * MIB));
-            let ran = pool.user.run(&["put", &name, "bn:/"]);
-            (name, ran)
-        });
-        let stored: Vec<_> = stored.collect();
-        ended.store(true, Ordering::Relaxed);
-        for (name, ran) in &stored {
-            assert!(matches!(ran.code, 0 | 10), "two nodes collect nothing: {name}: {}", ran.stderr);
-        }
-        pool.files.extend(stored.into_iter().map(|(name, _)| name));
-        collector.join().unwrap()
-    });
-    assert!(collections > 1);
+        assert!(matches!(ran.code, 0 | 10), "two nodes collect nothing: {name}: {}", ran.stderr);
+        pool.files.push(name);
+    }
     let (lines, code) = pool.user.json(&["admin", "health", "--dry-run"]);
     let whole = pool.files.iter().all(|name| pool.copies(name).iter().all(|copies| *copies == NODES));
     assert!(code != 0 || whole, "{lines:?}");
