@@ -14,6 +14,8 @@ mod again;
 mod archive;
 #[cfg(unix)]
 mod backup;
+#[cfg(unix)]
+mod behind;
 mod cli;
 #[cfg(unix)]
 mod cli_daemon;
@@ -64,6 +66,8 @@ mod readme;
 mod readme_servers;
 #[cfg(unix)]
 mod relay;
+#[cfg(unix)]
+mod rot;
 mod sim;
 #[cfg(unix)]
 mod streams;

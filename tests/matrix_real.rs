@@ -6,16 +6,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::support::cluster::{Cluster, Guarded, Ran, bytes, signal, wait_for};
-use crate::support::kubo::Kubo;
-use crate::support::proxy::{Proxy, Spoil};
+use crate::support::cluster::{Cluster, Ran, bytes, wait_for};
+use crate::support::proxy::Spoil;
+use crate::support::served::{Like, Node};
 
 const NODES: usize = 4;
 const COPIES: usize = 3;
@@ -23,12 +21,6 @@ const COPIES: usize = 3;
 const LIMIT: Duration = Duration::from_secs(30);
 /// Where a connection is spoilt: behind all that is no chunk, within the first one.
 const WITHIN: u64 = 100 << 10;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Like {
-    Builtin,
-    Kubo,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Op {
@@ -116,155 +108,6 @@ impl Ill {
     }
 }
 
-enum Server {
-    Builtin { process: Guarded, data: PathBuf, url: String },
-    Kubo(Box<Kubo>),
-}
-
-/// A node and the way to it.
-struct Node {
-    name: String,
-    server: Server,
-    rpc: Proxy,
-    gateway: Option<Proxy>,
-}
-
-/// Starts a built-in node; gives its URL.
-fn serve(user: &Cluster, data: &PathBuf, more: &[&str]) -> (Guarded, String) {
-    let mut command = user.command(&["internal-node", "--listen", "127.0.0.1:0", "--stop-on-eof", "--data"]);
-    command.arg(data).args(more).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut process = Guarded(command.spawn().unwrap());
-    let url = process.first_line().trim().to_owned();
-    (process, url)
-}
-
-impl Node {
-    /// Starts a node and registers it under the address of its proxy. Nothing where there is no Kubo.
-    fn start(user: &Cluster, like: Like, name: String) -> Option<Self> {
-        let server = match like {
-            Like::Builtin => {
-                let data = user.work().join(format!("data-{name}"));
-                let (process, url) = serve(user, &data, &[]);
-                Server::Builtin { process, data, url }
-            }
-            Like::Kubo => Server::Kubo(Box::new(Kubo::start(&[])?)),
-        };
-        let rpc = Proxy::to(server.rpc());
-        let gateway = server.gateway().map(Proxy::to);
-        let node = Self { name, server, rpc, gateway };
-        node.register(user);
-        Some(node)
-    }
-
-    fn register(&self, user: &Cluster) {
-        let mut words = vec!["admin", "node", "add", &self.rpc.url, "--name", &self.name, "--capacity", "2G"];
-        let code = match &self.server {
-            Server::Builtin { data, .. } => Some(data.join("join.code")).filter(|code| code.exists()),
-            Server::Kubo(_) => None,
-        };
-        if let Some(code) = &code {
-            words.extend(["--token-file", code.to_str().unwrap()]);
-        }
-        if let Some(gateway) = &self.gateway {
-            words.extend(["--gateway", &gateway.url]);
-        }
-        user.ok(&words);
-    }
-
-    fn spoil(&self, how: Option<Spoil>) {
-        self.rpc.spoil(how);
-        self.gateway.iter().for_each(|gateway| gateway.spoil(how));
-    }
-
-    /// Its address leads to what serves there.
-    fn lead_to(&self, other: &Server) {
-        self.rpc.lead_to(other.rpc());
-        if let (Some(gateway), Some(url)) = (&self.gateway, other.gateway()) {
-            gateway.lead_to(url);
-        }
-    }
-
-    fn signal(&self, how: Signal) {
-        match &self.server {
-            Server::Builtin { process, .. } => signal(&process.0, how),
-            Server::Kubo(kubo) if how == Signal::STOP => kubo.freeze(),
-            Server::Kubo(kubo) => kubo.thaw(),
-        }
-    }
-
-    fn kill(&mut self) {
-        match &mut self.server {
-            Server::Builtin { process, .. } => {
-                process.0.kill().unwrap();
-                process.0.wait().unwrap();
-            }
-            Server::Kubo(kubo) => kubo.kill(),
-        }
-    }
-
-    /// Kills it and starts it again: a built-in node with these options, Kubo with these settings.
-    fn restart(&mut self, user: &Cluster, options: &[&str], settings: &[(&str, Value)]) {
-        self.kill();
-        match &mut self.server {
-            Server::Builtin { process, data, url } => (*process, *url) = serve(user, data, options),
-            Server::Kubo(kubo) => {
-                kubo.set(settings);
-                kubo.restart();
-            }
-        }
-        self.lead_to(&self.server);
-    }
-
-    /// Loses the bytes of every chunk.
-    fn lose(&mut self, user: &Cluster) {
-        self.kill();
-        let files = match &self.server {
-            Server::Builtin { data, .. } => files_below(&data.join("packs")),
-            Server::Kubo(kubo) => kubo.block_files(),
-        };
-        // Kubo's own blocks are small.
-        for file in files.iter().filter(|file| file.metadata().unwrap().len() > 200_000) {
-            fs::remove_file(file).unwrap();
-        }
-        self.restart(user, &[], &[]);
-    }
-
-    /// What it protects: files of packs, or pins.
-    fn held(&self) -> BTreeSet<String> {
-        match &self.server {
-            Server::Builtin { data, .. } => {
-                files_below(&data.join("packs")).iter().map(|path| path.display().to_string()).collect()
-            }
-            Server::Kubo(kubo) => {
-                let pins = kubo.command().args(["pin", "ls", "--type=recursive", "-q"]).output().unwrap();
-                String::from_utf8(pins.stdout).unwrap().lines().map(str::to_owned).collect()
-            }
-        }
-    }
-}
-
-impl Server {
-    fn rpc(&self) -> &str {
-        match self {
-            Self::Builtin { url, .. } => url,
-            Self::Kubo(kubo) => &kubo.api,
-        }
-    }
-
-    fn gateway(&self) -> Option<&str> {
-        match self {
-            Self::Builtin { .. } => None,
-            Self::Kubo(kubo) => Some(&kubo.gateway),
-        }
-    }
-}
-
-fn files_below(dir: &std::path::Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
-    let paths = entries.map(|entry| entry.unwrap().path());
-    paths.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
-}
-
 /// A pool of four nodes, and what did not hold in it.
 struct Pool {
     user: Cluster,
@@ -281,7 +124,7 @@ impl Pool {
         let user = Cluster::up(0);
         let letter = if like == Like::Builtin { 'b' } else { 'k' };
         let nodes: Option<Vec<Node>> =
-            (1..=NODES).map(|at| Node::start(&user, like, format!("{letter}{at}"))).collect();
+            (1..=NODES).map(|at| Node::start(&user, like, format!("{letter}{at}"), &[])).collect();
         let nodes = nodes?;
         let foreign = nodes.iter().map(Node::held).collect();
         Some(Self { user, nodes, like, foreign, cell: String::new(), complaints: Vec::new() })

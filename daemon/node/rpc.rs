@@ -116,10 +116,11 @@ pub(super) async fn pin_update(State(face): State<SharedFace>, request: Request)
 }
 
 /// Every chunk and root that the packs' headers name, by its raw CID. A pack whose own header is damaged is left out:
-/// its chunks cannot be read.
+/// its chunks cannot be read. So is one whose header the disk cannot read, while it can read another.
 pub(super) async fn refs_local(State(face): State<SharedFace>, request: Request) -> Result<Response<Body>, Refusal> {
     face.manages(request.headers())?;
     Ok(json_lines(list(&face, |store, lines| {
+        let (mut read, mut unread) = (0, None);
         for root in store.packs() {
             let header = match store.header(root) {
                 Ok(header) => header,
@@ -127,8 +128,14 @@ pub(super) async fn refs_local(State(face): State<SharedFace>, request: Request)
                     tracing::error!("{error}");
                     continue;
                 }
+                Err(error) if is_of_a_sector(&error) => {
+                    tracing::error!("pack {root}: {error}");
+                    unread = Some(error);
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
+            read += 1;
             let chunks = header.entries.iter().map(|entry| entry.chunk);
             for chunk in chunks.chain([ChunkId::from_digest(*root.digest())]) {
                 lines.add(&format!("{{\"Ref\":\"{chunk}\",\"Err\":\"\"}}\n"));
@@ -137,8 +144,14 @@ pub(super) async fn refs_local(State(face): State<SharedFace>, request: Request)
                 }
             }
         }
-        Ok(())
+        unread.filter(|_| read == 0).map_or(Ok(()), Err)
     })))
+}
+
+/// Whether the disk could not read what it has, which says nothing of the rest.
+fn is_of_a_sector(error: &StoreError) -> bool {
+    let unreadable = rustix::io::Errno::IO.raw_os_error();
+    matches!(error, StoreError::Io { source, .. } if source.raw_os_error() == Some(unreadable))
 }
 
 pub(super) async fn repo_stat(State(face): State<SharedFace>, request: Request) -> Result<Response<Body>, Refusal> {

@@ -350,6 +350,8 @@ impl HttpNode {
             Err(NodeFailure::Answer(text)) if text.contains("are corrupt") || text.contains("different hash") => {
                 Err(NodeFailure::Corrupt(at.chunk.to_string()))
             }
+            // A Kubo whose block cache has what its disk has lost: this read failed, the next finds nothing at once.
+            Err(NodeFailure::Answer(text)) if wire::is_absence(&text) => Err(NodeFailure::Absent(at.chunk.to_string())),
             other => other,
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Nothing of the real environment reaches it. Conditions are waited for ([`wait_for`]), never a length of time.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use bytenode::chunk::FileHash;
+use bytenode::id::ChunkId;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -127,9 +129,28 @@ impl Cluster {
 
     /// The summary that a successful command ends with.
     pub fn summary(&self, arguments: &[&str]) -> Value {
-        let (lines, code) = self.json(arguments);
-        assert_eq!(code, 0, "{arguments:?}: {lines:?}");
+        self.summary_of(0, arguments)
+    }
+
+    /// The last line of a command that must end with this code.
+    pub fn summary_of(&self, code: i32, arguments: &[&str]) -> Value {
+        let (lines, found) = self.json(arguments);
+        assert_eq!(found, code, "{arguments:?}: {lines:?}");
         lines.last().unwrap().clone()
+    }
+
+    /// The chunks of a remote file, in order.
+    pub fn chunks(&self, remote: &str) -> Vec<ChunkId> {
+        let (lines, code) = self.json(&["stat", remote]);
+        assert_eq!(code, 0, "{lines:?}");
+        let chunks = lines.iter().filter(|line| line["type"] == "chunk");
+        chunks.map(|line| line["cid"].as_str().unwrap().parse().unwrap()).collect()
+    }
+
+    /// Gets a file and compares it with the local one of its name.
+    pub fn gets_back(&self, name: &str) {
+        self.ok(&["get", "--overwrite", "always", &format!("bn:/{name}"), "back"]);
+        assert!(self.read("back") == self.read(name), "{name} came back with other bytes");
     }
 
     /// The file in which `up` remembers what it started.
@@ -232,6 +253,16 @@ impl Ran {
         assert!(last["type"] == "summary" || last["type"] == "error", "{last}");
         lines
     }
+}
+
+/// How often a check found what: path, kind and node of its findings that name a node.
+pub fn findings(lines: &[Value]) -> BTreeMap<[String; 3], usize> {
+    let mut found = BTreeMap::new();
+    for line in lines.iter().filter(|line| line["type"] == "finding" && line["node"].is_string()) {
+        let of = ["path", "kind", "node"].map(|field| line[field].as_str().unwrap_or("").to_owned());
+        *found.entry(of).or_default() += 1;
+    }
+    found
 }
 
 /// Waits until something holds.

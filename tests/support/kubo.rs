@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Once;
 
+use bytenode::id::ChunkId;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -78,6 +79,13 @@ impl Kubo {
         let shards = fs::read_dir(self.path().join("blocks")).unwrap().map(|entry| entry.unwrap().path());
         let files = shards.filter(|path| path.is_dir()).flat_map(|dir| fs::read_dir(dir).unwrap());
         files.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "data")).collect()
+    }
+
+    /// The file of a chunk's block, whether it is there or not: named by the multihash, sharded by its last but one letters.
+    pub fn block_file(&self, chunk: &ChunkId) -> PathBuf {
+        let hash = [&[0x12, 0x20], &chunk.digest()[..]].concat();
+        let name = data_encoding::BASE32_NOPAD.encode(&hash);
+        self.path().join("blocks").join(&name[name.len() - 3..name.len() - 1]).join(name + ".data")
     }
 
     /// Kills it and waits for its end.

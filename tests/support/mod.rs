@@ -14,4 +14,6 @@ pub mod pool;
 #[cfg(all(unix, debug_assertions))]
 pub mod power;
 pub mod proxy;
+#[cfg(unix)]
+pub mod served;
 pub mod traced;

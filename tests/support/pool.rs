@@ -296,12 +296,18 @@ impl Pool {
 
     /// Makes and registers the next node.
     pub async fn add_node(&mut self, like: Like, capacity: u64) -> usize {
+        let seam = self.seam.clone();
+        self.add_node_at(like, capacity, seam).await
+    }
+
+    /// The same for one whose clock is another.
+    pub async fn add_node_at(&mut self, like: Like, capacity: u64, clock: Seam) -> usize {
         let index = self.nodes.len();
         let name = format!("n{}", index + 1);
         let memory = match like {
             Like::Builtin => {
                 let seed = [u8::try_from(index + 1).unwrap(); 32];
-                MemoryNode::builtin_like(&seed, name.as_str(), capacity, self.seam.clone())
+                MemoryNode::builtin_like(&seed, name.as_str(), capacity, clock)
             }
             Like::Kubo => MemoryNode::new(format!("kubo{}", index + 1).parse().unwrap(), name.as_str(), capacity),
         };

@@ -158,12 +158,20 @@ impl Store {
         self.state().packs.keys().copied().collect()
     }
 
-    /// What a pack's root says, read from its file and proved.
+    /// What a pack's root says, read from its file now and proved, and that the file has the pack's length: whatever is
+    /// remembered of it. Of one that is damaged, nothing is remembered.
     ///
     /// # Errors
     /// [`StoreError::Absent`], [`StoreError::Corrupt`], [`StoreError::Io`].
     pub fn header(&self, root: PackRoot) -> Result<PackHeader, StoreError> {
-        Ok(self.layout(root)?.header.clone())
+        let file = self.open_pack(root)?;
+        match Layout::load(&*file, root) {
+            Ok(layout) => Ok(layout.header),
+            Err(error) => {
+                self.cache().remove(&root);
+                Err(damaged(root, error))
+            }
+        }
     }
 
     /// Length of a chunk (or of the root block) that a pack has, without reading it.
