@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use bytenode::admin::{HealthRequest, Verdict};
+use bytenode::id::{ChunkId, PackRoot};
 use bytenode::seam::Seam;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 
-use crate::support::cluster::{Cluster, bytes, findings};
+use crate::support::cluster::{Cluster, bytes, findings, wait_for};
 use crate::support::pool::{self, CAPACITY, Setup};
 use crate::support::served::{Like, Node, Server, files_below};
 
@@ -301,12 +302,10 @@ fn a_kubo_that_is_killed_right_after_a_put_has_everything() {
     }
 }
 
-/// A stock Kubo syncs no block: after a power loss the newest may have a name and no bytes.
-///
-/// Until they are read, nothing tells: packs written in the minutes before a node's start should not count until then, and
-/// do. `admin health`, `status` and `check` call such a pool healthy, so that [`Pool::is_ill`] is not asked here.
+/// A stock Kubo syncs no block: after a power loss the newest may have a name and no bytes. What came in the minutes before
+/// its start counts no more until it was read, which is done at once and without a command.
 #[test]
-fn what_a_kubo_lost_with_its_power_is_mended_once_it_is_read() {
+fn what_a_kubo_lost_with_its_power_is_noticed_and_mended() {
     for settings in caches() {
         let Some(mut pool) = Pool::start(Like::Kubo, &settings) else { return };
         pool.put("a", 0);
@@ -315,7 +314,48 @@ fn what_a_kubo_lost_with_its_power_is_mended_once_it_is_read() {
             fs::write(&pool.nodes[0].kept(&chunk)[0].file, b"").unwrap();
         }
         pool.nodes[0].restart(&pool.user, &[], &settings);
-        pool.is_mended_by(&["admin", "health", "--read"]);
+        // Whoever asks how the nodes are sees that one was started again.
+        pool.user.ok(&["admin", "node", "ls"]);
+        wait_for("every copy to be right", || pool.copies("a").iter().all(|copies| *copies == NODES));
+        pool.user.ok(&["admin", "health"]);
+        pool.is_well();
+        let events = pool.user.ok(&["admin", "node", "events", &pool.nodes[0].name]).text();
+        assert!(events.contains("was started again; packs that came shortly before and are read anew: 1"), "{events}");
+    }
+}
+
+/// The file of the block that names a pack's chunks.
+fn root_file(node: &Node, root: &str) -> PathBuf {
+    let Server::Kubo(kubo) = &node.server else { panic!("{} is no Kubo", node.name) };
+    let root: PackRoot = root.parse().unwrap();
+    kubo.block_file(&ChunkId::from_digest(*root.digest()))
+}
+
+/// A pin says nothing of the block that names what it protects: where that is lost, no collection comes to its end, and
+/// where it is wrong, the next one takes what it does not name.
+#[test]
+fn a_root_that_is_lost_or_wrong_is_written_again() {
+    for settings in caches() {
+        let Some(mut pool) = Pool::start(Like::Kubo, &settings) else { return };
+        let lost = pool.put("a", 0).pop_first().unwrap();
+        fs::remove_file(root_file(&pool.nodes[0], &lost)).unwrap();
+        assert_eq!(pool.is_ill(), pool.all("unprotected", &["a"], 0), "{settings:?}");
+        pool.is_mended_by(&["admin", "health"]);
+        pool.user.ok(&["admin", "gc"]);
+        ipfs(&pool.nodes[0], &["repo", "gc", "-q"]);
+        pool.is_well();
+
+        let spoilt = pool.put("b", 0).pop_first().unwrap();
+        let root = root_file(&pool.nodes[0], &spoilt);
+        let mut wrong = fs::read(&root).unwrap();
+        wrong[20] ^= 1;
+        fs::write(&root, wrong).unwrap();
+        let (lines, code) = pool.user.json(&["admin", "scrub", "--all"]);
+        assert_eq!((code, lines.last().unwrap()["unprotected"].as_u64()), (12, Some(1)), "{settings:?}: {lines:?}");
+        pool.is_mended_by(&["admin", "health"]);
+        pool.user.ok(&["admin", "gc"]);
+        ipfs(&pool.nodes[0], &["repo", "gc", "-q"]);
+        pool.is_well();
     }
 }
 

@@ -45,8 +45,7 @@ enum Damage {
     /// One bit of the root that the file of a pack begins with. The chunks behind it are given out for as long as the node
     /// remembers where they are, and no longer.
     ///
-    /// Left out over Kubo, with a root that is deleted: no check and no scrub reads the block of a root. While the pack seems
-    /// protected, a collection takes what a wrong root does not link; where there is none, every collection fails.
+    /// Of Kubo's, `behind` tells.
     Root,
     /// The disk gives an error instead of the file's first byte.
     Unreadable,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -345,6 +346,38 @@ pub fn unprotected(c: &Connection, id: PackId, since: &RangeInclusive<i64>) -> C
         super::chunks::lose(c)?;
     }
     Ok(changed > 0)
+}
+
+/// How long before its start a node that syncs nothing may have lost what it was given.
+const UNSYNCED: Duration = Duration::from_secs(600);
+
+/// Takes back the proofs of live packs that came to a node shortly before it was started, unless they were read whole since;
+/// says how many had one. They count again once they were read.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn distrust(c: &Connection, node: i64, started: Timestamp) -> CatalogResult<u64> {
+    let from = started.checked_sub(UNSYNCED).unwrap_or(started);
+    // The state is written out: the index holds packs of this state alone.
+    let never = c
+        .prepare_cached(
+            "UPDATE pack INDEXED BY pack_to_read SET proved_at = NULL
+             WHERE state = 2 AND node_id = ?1 AND intact_at IS NULL AND created_at BETWEEN ?2 AND ?3
+               AND proved_at IS NOT NULL",
+        )?
+        .execute(params![node, micros(from), micros(started)])?;
+    let before = c
+        .prepare_cached(
+            "UPDATE pack INDEXED BY pack_to_read SET proved_at = NULL
+             WHERE state = 2 AND node_id = ?1 AND intact_at BETWEEN ?2 AND ?3 AND created_at BETWEEN ?2 AND ?3
+               AND proved_at IS NOT NULL",
+        )?
+        .execute(params![node, micros(from), micros(started)])?;
+    let all = (never + before) as u64;
+    if all > 0 {
+        super::chunks::lose(c)?;
+    }
+    Ok(all)
 }
 
 /// Rebuilds a pack's header from the catalog.

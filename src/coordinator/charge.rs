@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::checkup::clock_skew;
 use super::registry::{Change, Member, Stranger};
@@ -18,7 +18,7 @@ use super::{Coordinator, Introduction};
 use crate::admin::{Adopt, Adopted, AdoptedNode};
 use crate::api::{ApiError, ApiResult, Code};
 use crate::catalog::charge::{self, Highest};
-use crate::catalog::{nodes, tasks};
+use crate::catalog::{nodes, packs, tasks};
 use crate::grant::{PublicKey, Start};
 use crate::id::{PackId, PackRoot, PoolId};
 use crate::node::{NodeError, NodeFailure, NodeStatus};
@@ -54,6 +54,9 @@ struct Shown {
     start: Option<Start>,
     strangers: HashMap<PackRoot, Stranger>,
 }
+
+/// By how much a node may have been started later than it seems: clocks and starts are told in whole seconds.
+const UNSURE: SignedDuration = SignedDuration::from_secs(2);
 
 impl Coordinator {
     pub(super) fn charge(&self) -> MutexGuard<'_, Charge> {
@@ -132,12 +135,36 @@ impl Coordinator {
         let before = self.seam.now();
         let status = member.probe().await?;
         member.set_clock_skew(status.clock.map(|told| clock_skew(told, before, self.seam.now())));
+        self.look_at_start(member, &status).await;
         if let Err(error) = self.agree(member).await {
             tracing::debug!(%error, "who is in charge");
             member.failed(&error);
             return Err(error);
         }
         Ok(status)
+    }
+
+    /// What came to a node shortly before it was started again counts no more until it was read: it may not have been
+    /// synced.
+    async fn look_at_start(&self, member: &Member, status: &NodeStatus) {
+        let Some((told, clock)) = status.started.zip(status.clock) else { return };
+        let now = self.seam.now();
+        let started = now.checked_sub(clock.duration_since(told)).unwrap_or(now);
+        let started = started.checked_add(UNSURE).unwrap_or(started);
+        if !member.runs_since(told, started) {
+            return;
+        }
+        let row = member.row.row;
+        match self.write(move |c| packs::distrust(c, row, started)).await {
+            Ok(0) => {}
+            Ok(packs) => {
+                tracing::warn!(node = %member.row.name, packs, "started again: its newest packs are read anew");
+                let text = format!("was started again; packs that came shortly before and are read anew: {packs}");
+                drop(self.write(move |c| tasks::note_node(c, row, &text, now)).await);
+                self.repair_wanted.notify_one();
+            }
+            Err(error) => tracing::warn!(%error, "a node that was started again"),
+        }
     }
 
     async fn agree(&self, member: &Member) -> Result<(), NodeError> {

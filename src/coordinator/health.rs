@@ -23,7 +23,7 @@ use super::Coordinator;
 use super::registry::{Member, View};
 use super::tasks::Handle;
 use crate::admin::{Finding, FindingKind, HealthReport, NodeState, Verdict};
-use crate::api::ApiResult;
+use crate::api::{ApiResult, NodeKind};
 use crate::catalog::nodes::Draining;
 use crate::catalog::{micros, scrub, time, trace};
 use crate::id::{PackId, PackRoot};
@@ -179,7 +179,8 @@ impl Coordinator {
                     .await?;
                 member.node.list_chunks(&mut |chunk| chunks.add(&chunk)).await?;
                 chunks.settle();
-                Ok::<_, NodeError>(Said::Listed { packs, chunks })
+                let roots = member.row.kind == NodeKind::Kubo;
+                Ok::<_, NodeError>(Said::Listed { packs, chunks, roots })
             };
             let said = listed.await.unwrap_or_else(|error| {
                 member.failed(&error);

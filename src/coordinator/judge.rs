@@ -216,6 +216,19 @@ impl Coordinator {
         }
     }
 
+    /// Whether the block that names a pack's chunks is there and right: a Kubo keeps it among the others, and collects what
+    /// a wrong one does not name.
+    pub(super) async fn has_root(&self, member: &Member, root: PackRoot) -> Result<bool, NodeError> {
+        if member.row.kind != NodeKind::Kubo {
+            return Ok(true);
+        }
+        match member.node.pack_header(root).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.reason.is_of_bytes() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads back one chunk of a protected pack, chosen at random, or all; those known to be bad are left out. The proof
     /// is of the time when this began.
     pub(super) async fn read_back(
@@ -226,7 +239,8 @@ impl Coordinator {
         depth: Depth,
     ) -> Result<Proof, NodeError> {
         let began = self.seam.now();
-        let all = member.row.cache_live || depth == Depth::Whole;
+        let is_older = |started: Timestamp| pack.created < started && pack.intact.is_none_or(|read| read < started);
+        let all = member.row.cache_live || depth == Depth::Whole || member.started().is_some_and(is_older);
         let good: Vec<&Held> = held.iter().filter(|held| !held.bad).collect();
         if good.is_empty() {
             return Err(NodeFailure::Absent("any good chunk of a pack".into()).at(&member.row.name));

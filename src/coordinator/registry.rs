@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use crate::admin::NodeState;
@@ -66,6 +66,8 @@ struct Now {
     used_bytes: u64,
     version: Option<String>,
     clock_skew: Option<SignedDuration>,
+    /// Since when it runs, if it may have lost what it was given shortly before: as it tells, and by this clock.
+    started: Option<(Timestamp, Timestamp)>,
     /// What was written down of it last: since when it did not answer, and why, if it did not.
     noted: Option<(Instant, String)>,
     /// When the last few times ended that it did not answer for a while.
@@ -174,6 +176,22 @@ impl Member {
     /// Remembers how far its clock is ahead; nothing where it does not tell.
     pub fn set_clock_skew(&self, skew: Option<SignedDuration>) {
         self.lock().clock_skew = skew;
+    }
+
+    /// Takes note since when it runs, as it tells and by the coordinator's clock; says whether it was started again since
+    /// that was asked last, or may have been.
+    pub fn runs_since(&self, told: Timestamp, ours: Timestamp) -> bool {
+        let mut now = self.lock();
+        if now.started.is_some_and(|(known, _)| told.duration_since(known).abs() < SignedDuration::from_millis(20)) {
+            return false;
+        }
+        now.started = Some((told, ours));
+        true
+    }
+
+    /// Since when it runs, if it may have lost what it was given shortly before.
+    pub fn started(&self) -> Option<Timestamp> {
+        self.lock().started.map(|(_, ours)| ours)
     }
 
     /// Asks a node who it is that does not prove it with every call (a built-in node does): its address may lead to

@@ -502,6 +502,9 @@ impl Coordinator {
         let Some(pack) = found.filter(|pack| pack.state == PackState::Live) else { return Ok(()) };
         let again = async {
             member.is_itself().await?;
+            if !self.has_root(&member, pack.root).await? {
+                return Err(NodeFailure::Absent(format!("the root of pack {}", pack.root)).at(&member.row.name));
+            }
             if !member.node.holds_pack(pack.root).await? {
                 member.node.protect_pack(pack.root, pack.bytes).await?;
             }

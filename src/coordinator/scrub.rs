@@ -195,7 +195,7 @@ impl Coordinator {
         let (id, root, at) = (pack.id, pack.root, self.seam.now());
         let protected = async {
             member.is_itself().await?;
-            member.node.holds_pack(root).await
+            Ok(member.node.holds_pack(root).await? && self.has_root(member, root).await?)
         };
         match protected.await {
             Ok(true) => {}

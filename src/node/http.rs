@@ -10,6 +10,7 @@ mod credential;
 mod incoming;
 mod limits;
 mod packs;
+mod started;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -83,6 +84,7 @@ pub struct HttpNode {
     limits: Limits,
     seam: Seam,
     transport: Transport,
+    started: started::Started,
 }
 
 impl fmt::Debug for HttpNode {
@@ -131,7 +133,18 @@ impl HttpNode {
         let expected = key.map(|key| Expected { key, path, within: limits.first_byte, seam: seam.clone() });
         let transport = Transport::new(limits, expected);
         let name = if name.is_empty() { rpc.as_str().to_owned() } else { name };
-        Ok(Arc::new(Self { name, expected_id, kind, rpc, gateway, credential, limits, seam, transport }))
+        Ok(Arc::new(Self {
+            name,
+            expected_id,
+            kind,
+            rpc,
+            gateway,
+            credential,
+            limits,
+            seam,
+            transport,
+            started: started::Started::default(),
+        }))
     }
 
     /// The name it goes by in errors.
@@ -406,6 +419,7 @@ impl HttpNode {
             used_bytes: repo.repo_size,
             free_bytes: allowed.min(sys.diskinfo.free_space.unwrap_or(u64::MAX)),
             clock: clock(&headers),
+            started: self.running_since().await,
         })
     }
 }
@@ -458,7 +472,10 @@ async fn changing<T>(call: impl Future<Output = T>) -> T {
 #[async_trait]
 impl Node for HttpNode {
     async fn status(&self) -> Result<NodeStatus, NodeError> {
-        self.ask_status().await.map_err(|failure| self.at(failure))
+        self.ask_status().await.map_err(|failure| {
+            self.started.forget();
+            self.at(failure)
+        })
     }
 
     async fn write_pack(&self, pack: &Pack, grant: Option<&GrantToken>) -> Result<Receipt, NodeError> {

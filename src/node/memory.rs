@@ -251,6 +251,7 @@ impl Node for MemoryNode {
             used_bytes,
             free_bytes: self.capacity_bytes.saturating_sub(used_bytes),
             clock: self.builtin.as_ref().map(|builtin| builtin.seam.now()),
+            started: None,
         })
     }
 

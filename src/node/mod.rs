@@ -97,6 +97,8 @@ pub struct NodeStatus {
     pub free_bytes: u64,
     /// Its own clock, if it tells.
     pub clock: Option<jiff::Timestamp>,
+    /// Since when it runs, by its own clock, where it may lose what it was given shortly before.
+    pub started: Option<jiff::Timestamp>,
 }
 
 /// Where a chunk is on a node.

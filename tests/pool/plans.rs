@@ -84,7 +84,7 @@ async fn play(seed: u64) {
             1 => node.wipe(),
             2 => drop(some(&chunks).map(|chunk| node.forget(&chunk))),
             3 => drop(some(&chunks).map(|chunk| node.corrupt(&chunk))),
-            4 => node.packs().first().map_or((), |root| drop(node.unprotect(*root))),
+            4 => node.packs().first().map_or((), |root| assert!(node.unprotect(*root))),
             5 => {
                 let change = NodeSet { draining: Some(true), ..NodeSet::default() };
                 session.node_set(&name, &change).await.unwrap();

@@ -155,11 +155,14 @@ pub(super) fn plan_copies(
     // What is missing comes first: only the last ones stand for copies that leave, and these go once the target is there
     // without any of them.
     let whole = copies.staying().len() + targets.len() >= copies.target;
-    let mut leaving = copies.good.intersection(copies.leaving).copied().take(copies.moves());
+    let mut leaving = copies.good.intersection(copies.leaving).copied();
     let urgent = short.saturating_sub(copies.moves());
     let mut writes: Vec<(usize, Option<i64>)> = Vec::new();
     for (nth, (at, _)) in targets.iter().enumerate() {
         writes.push((*at, if nth < urgent || !whole { None } else { leaving.next() }));
+    }
+    if whole {
+        leaving.filter_map(spare).for_each(|spare| batch.add(act(Means::Drop(spare))));
     }
     // Then those that share a zone are parted.
     let mut after: BTreeSet<usize> = have.iter().copied().chain(targets.iter().map(|(at, _)| *at)).collect();

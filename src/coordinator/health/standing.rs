@@ -3,15 +3,22 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::RangeInclusive;
 
-use crate::id::{PackId, PackRoot};
+use crate::id::{ChunkId, PackId, PackRoot};
 
 use super::listed::Listed;
 use super::rows::{ChunkState, ReplicaRow};
 
 /// What one node said.
 pub(super) enum Said {
-    Silent { lost: bool },
-    Listed { packs: HashSet<PackRoot>, chunks: Listed },
+    Silent {
+        lost: bool,
+    },
+    /// `roots` says whether it lists the blocks of packs' roots among its chunks.
+    Listed {
+        packs: HashSet<PackRoot>,
+        chunks: Listed,
+        roots: bool,
+    },
 }
 
 /// How one replica stands.
@@ -80,8 +87,10 @@ impl Answers {
     /// Whether a node that was listed protects a replica. A pack that took another's place meanwhile was not there to be
     /// listed.
     fn holds(&self, replica: &ReplicaRow, meanwhile: &RangeInclusive<i64>) -> bool {
-        let listed = |packs: &HashSet<PackRoot>| packs.contains(&replica.root) || meanwhile.contains(&replica.created);
-        matches!(self.said.get(&replica.node), Some(Said::Listed { packs, .. }) if listed(packs))
+        let Some(Said::Listed { packs, chunks, roots }) = self.said.get(&replica.node) else { return false };
+        // Without the block that names its chunks, the next collection takes them.
+        let named = || !roots || chunks.contains(&ChunkId::from_digest(*replica.root.digest()));
+        meanwhile.contains(&replica.created) || (packs.contains(&replica.root) && named())
     }
 
     fn stands(&self, chunk: &ChunkState, replica: &ReplicaRow, meanwhile: &RangeInclusive<i64>) -> Standing {
