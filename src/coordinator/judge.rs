@@ -304,7 +304,8 @@ impl Coordinator {
             return None;
         }
         let life = i64::try_from(self.policy.grant.as_secs()).unwrap_or(i64::MAX);
-        let until = self.seam.now().as_second().saturating_add(life);
+        // In the node's clock, which it goes by.
+        let until = self.seam.now().as_second().saturating_add(life).saturating_add(member.seconds_ahead());
         let grant = Grant { by: self.start_name(), pool: self.pool, node: member.row.id.clone(), what, until };
         Some(self.keys.signing().grant(&grant))
     }

@@ -18,6 +18,8 @@ use crate::place::{PlaceNode, Topology};
 
 /// Packs that repair writes to a member at once.
 const WRITERS: usize = 2;
+/// How far a member's clock may be off.
+const SKEW: SignedDuration = SignedDuration::from_mins(5);
 /// A member that came back so often within [`TOGETHER`]
 const FLAPS: usize = 3;
 /// after it had not answered for so long, comes and goes,
@@ -173,6 +175,11 @@ impl Member {
         asked
     }
 
+    /// How far its clock is ahead, in seconds, as it was last asked; 0 where it does not tell.
+    pub fn seconds_ahead(&self) -> i64 {
+        self.lock().clock_skew.map_or(0, |skew| skew.as_secs())
+    }
+
     /// Remembers how far its clock is ahead; nothing where it does not tell.
     pub fn set_clock_skew(&self, skew: Option<SignedDuration>) {
         self.lock().clock_skew = skew;
@@ -312,7 +319,7 @@ impl Member {
         let state = match now.failing_since {
             Some(since) if since.elapsed() >= grace => NodeState::Offline,
             Some(_) => NodeState::Suspect,
-            None if now.is_flapping() => NodeState::Suspect,
+            None if now.is_flapping() || now.is_out_of_time() => NodeState::Suspect,
             None if self.row.draining != Draining::No => NodeState::Draining,
             None if full => NodeState::Full,
             None => NodeState::Online,
@@ -334,6 +341,11 @@ impl Member {
 }
 
 impl Now {
+    /// Whether its clock is so wrong that grants and receipts are worth nothing.
+    fn is_out_of_time(&self) -> bool {
+        self.clock_skew.is_some_and(|skew| skew.abs() > SKEW)
+    }
+
     /// Whether it comes and goes: then it gets nothing new until it has answered for a while.
     fn is_flapping(&self) -> bool {
         let lately = self.outages.len() >= FLAPS && self.outages.iter().all(|ended| ended.elapsed() < TOGETHER);
