@@ -366,11 +366,11 @@ pub enum Verdict {
 pub struct HealthReport {
     /// What was found first, at most 10,000; `findings_total` counts all.
     pub findings: Vec<Finding>,
-    /// What was planned, at most 10,000; `actions_total` counts all.
+    /// What is to be done, of a repair what was done and proved; at most 10,000.
     pub actions: Vec<Action>,
     /// All findings.
     pub findings_total: u64,
-    /// All actions.
+    /// All actions that were planned at first.
     pub actions_total: u64,
     /// The verdict at the end, by asking the nodes.
     pub verdict: Verdict,

@@ -79,9 +79,26 @@ fn plain(lines: &[String]) -> Vec<String> {
 
 /// One line: numbers that depend on placement, disk or time are `#`, the rest of the line stays.
 fn plain_line(line: &str) -> String {
-    const CHANCE: [&str; 8] = ["asked about", "copied", "repaired", "too few copies", " GiB", "builtin", "█", "KIND"];
+    const CHANCE: [&str; 12] = [
+        "asked about",
+        "copied",
+        "rewrote",
+        "would rewrite",
+        "repaired",
+        "missing",
+        "wrong bytes",
+        "too few copies",
+        " GiB",
+        "builtin",
+        "█",
+        "KIND",
+    ];
     if line.contains('█') {
         return "bars".into();
+    }
+    // Whether a chunk is on both nodes that are damaged is chance.
+    if ["degraded: ", "at risk: "].iter().any(|verdict| line.starts_with(verdict)) {
+        return "some copies are missing".into();
     }
     let chance = CHANCE.iter().any(|mark| line.contains(mark));
     let words: Vec<&str> = line.split_whitespace().collect();

@@ -30,7 +30,7 @@ use crate::id::{PackId, PackRoot};
 use crate::node::{ChunkAt, NodeError, NodeFailure};
 
 /// Findings and actions that a report carries; all are counted.
-const MAX_REPORTED: usize = 10_000;
+pub(super) const MAX_REPORTED: usize = 10_000;
 
 /// What a check takes for granted.
 #[derive(Debug, Clone, Default)]

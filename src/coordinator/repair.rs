@@ -17,7 +17,7 @@ use futures_util::stream::{self, StreamExt};
 use self::jobs::{Job, jobs};
 use super::Coordinator;
 use super::health::acts::{Act, Means, Source, Spare};
-use super::health::{Check, Diagnosis};
+use super::health::{Check, Diagnosis, MAX_REPORTED};
 use super::judge::Depth;
 use super::registry::{Member, View};
 use super::tasks::Handle;
@@ -53,8 +53,10 @@ const READING: usize = 4;
 /// What became of a round's acts.
 #[derive(Default)]
 struct Work {
-    /// Acts that were done and proved.
+    /// Acts that were done and proved,
     done: u64,
+    /// and what they were, as far as a report shows them.
+    shown: Vec<Act>,
     /// Copies (with their chunks) that others made needless.
     spares: Vec<(Spare, i64, PackEntry)>,
     /// Whether something was left undone since it may be needless by now.
@@ -67,10 +69,20 @@ struct Work {
 impl Work {
     fn add(&mut self, other: Self) {
         self.done += other.done;
+        self.shown.extend(other.shown.into_iter().take(MAX_REPORTED.saturating_sub(self.shown.len())));
         self.stale |= other.stale;
         self.spares.extend(other.spares);
         self.failed.extend(other.failed);
         other.notices.into_iter().for_each(|notice| self.notice(notice));
+    }
+
+    fn did(&mut self, acts: impl IntoIterator<Item = Act>) {
+        for act in acts {
+            self.done += 1;
+            if self.shown.len() < MAX_REPORTED {
+                self.shown.push(act);
+            }
+        }
     }
 
     fn notice(&mut self, text: String) {
@@ -143,6 +155,7 @@ impl Coordinator {
         if !check.quiet {
             check.task.total(report.actions_total);
         }
+        let mut done = Vec::new();
         for round in 1.. {
             if found.batch.acts().is_empty() {
                 break;
@@ -153,6 +166,8 @@ impl Coordinator {
             let more = more || work.stale;
             report.repaired += work.done;
             report.notices.extend(work.notices);
+            let room = MAX_REPORTED.saturating_sub(done.len());
+            done.extend(work.shown.iter().take(room).map(|act| act.show(&view)));
             let learned = work.failed.iter().any(|failed| !check.failed.contains(failed));
             check.failed.extend(work.failed);
             found = self.look(&check).await?.0;
@@ -166,6 +181,8 @@ impl Coordinator {
                 break;
             }
         }
+        // What was planned first may have turned out otherwise.
+        report.actions = done;
         report.notices.truncate(MAX_NOTICES);
         let last = found.report(&self.nodes.view(self.policy.replicas));
         report.verdict = last.verdict;
@@ -262,7 +279,7 @@ impl Coordinator {
     /// Does what was planned, for the most endangered chunks first, several packs at a time.
     async fn execute(&self, found: &mut Diagnosis, task: &Handle) -> ApiResult<Work> {
         let mut work = Work::default();
-        let (mut unprotected, mut writes, mut spares) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let (mut unprotected, mut writes, mut drops) = (BTreeMap::new(), Vec::new(), Vec::new());
         for act in std::mem::take(&mut found.batch).into_acts() {
             match &act.means {
                 Means::Write { .. } => writes.push(act),
@@ -270,7 +287,7 @@ impl Coordinator {
                     let packs: &mut BTreeMap<PackId, Vec<Act>> = unprotected.entry(*node).or_default();
                     packs.entry(*pack).or_default().push(act);
                 }
-                Means::Drop(spare) => spares.push((*spare, act.chunk, act.entry)),
+                Means::Drop(_) => drops.push(act),
             }
         }
         let protects = unprotected.into_iter().map(|(node, packs)| self.protect_all(node, packs));
@@ -287,7 +304,11 @@ impl Coordinator {
         drop(done);
         // What cannot be given up now is found to be too much by the next check.
         self.give_up(std::mem::take(&mut work.spares), found.began).await?;
-        work.done += self.give_up(spares, found.began).await?;
+        let spares = drops.iter().filter_map(|act| Some((act.spare()?, act.chunk, act.entry))).collect();
+        let given_up = self.give_up(spares, found.began).await?;
+        work.did(
+            drops.into_iter().filter(|act| act.spare().is_some_and(|spare| given_up.contains(&(spare, act.chunk)))),
+        );
         Ok(work)
     }
 
@@ -296,7 +317,7 @@ impl Coordinator {
         let (mut work, mut rest) = (Work::default(), Vec::new());
         for (pack, acts) in packs {
             match self.protect_again(node, pack).await {
-                Ok(()) => work.done += acts.len() as u64,
+                Ok(()) => work.did(acts),
                 Err(error) if error.code == Code::Temporary => work.notice(error.message),
                 // It cannot be protected as a whole: what is needed of it goes into another pack.
                 Err(_) => rest.extend(acts.into_iter().map(Act::anew)),
@@ -353,9 +374,9 @@ impl Coordinator {
             }
             match self.write_pack(member, vault, &mut taken).await? {
                 Ok(()) => {
-                    work.done += taken.len() as u64;
                     let spares = taken.iter().filter_map(|one| Some((one.act.spare()?, one.act.chunk, one.act.entry)));
                     work.spares.extend(spares);
+                    work.did(taken.iter().map(|one| one.act.clone()));
                     return Ok(());
                 }
                 Err(NotTaken { chunks, wrong, error }) => {

@@ -122,9 +122,11 @@ fn lost_report(id: u64) -> Failure {
 fn next(report: &HealthReport, args: &Args) -> Option<&'static str> {
     let found = |kind| report.findings.iter().any(|finding| finding.kind == kind);
     if args.dry_run && report.actions_total > 0 {
-        return Some(match args.now {
-            true => "To do this: bytenode admin health --now",
-            false => "To do this: bytenode admin health",
+        return Some(match (args.now, args.read) {
+            (true, true) => "To do this: bytenode admin health --now --read",
+            (true, false) => "To do this: bytenode admin health --now",
+            (false, true) => "To do this: bytenode admin health --read",
+            (false, false) => "To do this: bytenode admin health",
         });
     }
     let waits = report.actions_total == 0 && !args.now && found(FindingKind::Offline);
@@ -199,7 +201,8 @@ pub fn told(report: &HealthReport, dry_run: bool, now: Timestamp) -> Vec<String>
         let node = node.map(|node| format!(" {} {}", if act == Do::Drop { "from" } else { "to" }, escaped(node)));
         lines.push(format!("  {text} {}{} ({})", plural(chunks, "chunk"), node.unwrap_or_default(), size(bytes)));
     }
-    more(&mut lines, report.actions_total, report.actions.len(), "action");
+    let all = if dry_run { report.actions_total } else { report.repaired };
+    more(&mut lines, all, report.actions.len(), "action");
     if !dry_run && report.actions_total > 0 {
         lines.push(format!("repaired {} of {}", count(report.repaired), count(report.actions_total)));
     }

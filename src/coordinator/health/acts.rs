@@ -37,7 +37,7 @@ pub(in crate::coordinator) enum Means {
 }
 
 /// A copy that is not needed where it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::coordinator) struct Spare {
     pub node: i64,
     pub pack: PackId,
@@ -215,7 +215,7 @@ fn spares(view: &View, chunk: &ChunkState, standings: &[(&ReplicaRow, Standing)]
 }
 
 impl Act {
-    pub(super) fn show(&self, view: &View) -> Action {
+    pub(in crate::coordinator) fn show(&self, view: &View) -> Action {
         let (act, from, to) = match &self.means {
             Means::Write { act, from, to, .. } => (*act, from.first().map(|source| source.node), Some(*to)),
             Means::Protect { node, .. } => (Do::Replace, Some(*node), Some(*node)),

@@ -46,11 +46,12 @@ impl Act {
         }
     }
 
-    /// The copy elsewhere that a new one makes needless.
+    /// The copy elsewhere that is needless, or will be.
     pub(super) fn spare(&self) -> Option<Spare> {
         match &self.means {
             Means::Write { then_drop, .. } => *then_drop,
-            Means::Protect { .. } | Means::Drop(_) => None,
+            Means::Drop(spare) => Some(*spare),
+            Means::Protect { .. } => None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Copies that are too many are given up: only where the target is there without them, as the nodes just listed it, and
 //! with as many copies read or proved just now as a put needs to be acknowledged.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use jiff::Timestamp;
 
@@ -17,23 +17,28 @@ use crate::node::ChunkAt;
 use crate::pack::PackEntry;
 
 impl Coordinator {
-    /// Gives up copies of chunks, and says how many; `began` is when the nodes were asked what they have.
-    pub(super) async fn give_up(&self, spares: Vec<(Spare, i64, PackEntry)>, began: Timestamp) -> ApiResult<u64> {
+    /// Gives up copies of chunks, and says which; `began` is when the nodes were asked what they have.
+    pub(super) async fn give_up(
+        &self,
+        spares: Vec<(Spare, i64, PackEntry)>,
+        began: Timestamp,
+    ) -> ApiResult<HashSet<(Spare, i64)>> {
         let mut of_packs: BTreeMap<Spare, Vec<(i64, PackEntry)>> = BTreeMap::new();
         for (spare, chunk, entry) in spares {
             of_packs.entry(spare).or_default().push((chunk, entry));
         }
-        let mut all = 0;
+        let mut all = HashSet::new();
         for (spare, chunks) in of_packs {
-            let mut given_up = 0;
+            let before = all.len();
             for (chunk, entry) in chunks {
                 if self.may_change().is_err() {
                     return Ok(all);
                 }
-                given_up += u64::from(self.give_up_one(spare, chunk, entry, began).await?);
+                if self.give_up_one(spare, chunk, entry, began).await? {
+                    all.insert((spare, chunk));
+                }
             }
-            all += given_up;
-            if given_up > 0 {
+            if all.len() > before {
                 self.shrink_rest(spare).await?;
             }
         }

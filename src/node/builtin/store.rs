@@ -402,6 +402,15 @@ impl Store {
         self.disk.sync_dir(Path::new(""))
     }
 
+    /// Makes a directory for packs that was there at the start.
+    pub(super) fn make_dir_again(&self, dir: &Path) -> Result<(), StoreError> {
+        let packs = Path::new("packs");
+        let made = self.disk.create_dir(packs).and_then(|()| self.disk.create_dir(dir));
+        made.map_err(StoreError::io("making a directory again"))?;
+        self.sync_dir(packs)?;
+        self.sync_dir(Path::new(""))
+    }
+
     fn clear_incoming(&self, report: &mut OpenReport) -> io::Result<()> {
         let incoming = Path::new("incoming");
         for entry in self.disk.list(incoming)? {

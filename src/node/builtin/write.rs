@@ -296,7 +296,14 @@ impl NewFile {
             return Err(StoreError::Refused("the file has another length than the pack"));
         }
         let place = pack_path(&root);
-        self.store.disk.rename(&self.temp, &place).map_err(StoreError::io("naming a pack"))?;
+        match self.store.disk.rename(&self.temp, &place) {
+            // Somebody emptied the disk under it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.store.make_dir_again(&pack_dir(root.digest()[0]))?;
+                self.store.disk.rename(&self.temp, &place).map_err(StoreError::io("naming a pack"))?;
+            }
+            renamed => renamed.map_err(StoreError::io("naming a pack"))?,
+        }
         // From here on a removal of what is unfinished means this name; a file that was there before was damaged.
         self.temp = place;
         self.store.unsettle(root);

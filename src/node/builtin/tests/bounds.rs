@@ -165,3 +165,17 @@ fn a_local_directory_holds_packs_for_its_owner_alone() {
     store.drop_pack(pack.root()).unwrap();
     assert!(!file.exists());
 }
+
+/// A node whose disk was emptied under it takes packs again: its directories are made anew.
+#[cfg(unix)]
+#[test]
+fn directories_that_were_removed_are_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Arc::new(LocalDisk::open(dir.path()).unwrap());
+    let (store, _) = Store::open(disk, StoreLimits::default()).unwrap();
+    let store = Arc::new(store);
+    std::fs::remove_dir_all(dir.path().join("packs")).unwrap();
+    let pack = pack(1);
+    write(&store, &pack).unwrap();
+    assert_held(&store, &pack);
+}
