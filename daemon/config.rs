@@ -86,7 +86,8 @@ pub fn server_limits(config: &Config) -> ServerLimits {
 impl CoordinatorOptions {
     /// A coordinator as configured, with its data in this directory.
     pub fn configured(config: &Config, data: std::path::PathBuf) -> Self {
-        Self { data, policy: config.policy(), limits: config.node_limits(), server: server_limits(config) }
+        let schedule = config.schedule;
+        Self { data, policy: config.policy(), schedule, limits: config.node_limits(), server: server_limits(config) }
     }
 }
 

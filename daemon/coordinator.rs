@@ -13,6 +13,7 @@ use super::relay::{RelayLimits, routes};
 use super::restore::UNFINISHED;
 use super::server::{ServerLimits, serve};
 use crate::catalog::Catalog;
+use crate::config::Schedule;
 use crate::coordinator::keys::{Keys, check_mode, write_secret};
 use crate::coordinator::{Coordinator, Parts, Policy, Until};
 use crate::machine::{self, lock_alone};
@@ -21,10 +22,8 @@ use crate::seam::Seam;
 
 /// How long a start waits for nodes to answer, before it serves without those that hang.
 const GREET: Duration = Duration::from_secs(3);
-/// How often nodes are asked how they are.
-const PROBE_EVERY: Duration = Duration::from_secs(15);
-/// How often what nothing needs is released.
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// How often it is looked whether the last backup is old.
+const REMIND: Duration = Duration::from_secs(24 * 3600);
 
 /// The file that whoever uses a data directory has locked.
 pub(super) const LOCK: &str = "lock";
@@ -36,6 +35,8 @@ pub struct CoordinatorOptions {
     pub data: PathBuf,
     /// How it behaves.
     pub policy: Policy,
+    /// What it does when.
+    pub schedule: Schedule,
     /// How long nodes may take.
     pub limits: Limits,
     /// What the API allows.
@@ -58,7 +59,7 @@ pub async fn run(
             "{address} is not a loopback address: until TLS exists, listen on 127.0.0.1 and use ssh -L from elsewhere"
         );
     }
-    let (data, allowed) = (options.data.clone(), options.server);
+    let (data, allowed, schedule) = (options.data.clone(), options.server, options.schedule);
     let _lock = open_data(&data)?;
     let seam = Seam::real();
     let coordinator = start(options, &seam).await?;
@@ -68,7 +69,7 @@ pub async fn run(
     // What is still under way then goes on while the first requests are answered.
     drop(tokio::time::timeout(GREET, &mut greeting).await);
     coordinator.resume_tasks().await?;
-    let mut workers = work(&coordinator);
+    let mut workers = work(&coordinator, schedule);
     workers.push(greeting);
     let gate = Arc::new(Arc::clone(&coordinator));
     let relay = routes(Arc::clone(&coordinator) as Arc<_>, RelayLimits::default());
@@ -79,7 +80,7 @@ pub async fn run(
 }
 
 async fn start(options: CoordinatorOptions, seam: &Seam) -> Result<Arc<Coordinator>> {
-    let CoordinatorOptions { data, policy, limits, server: _ } = options;
+    let CoordinatorOptions { data, policy, schedule: _, limits, server: _ } = options;
     let keys = Arc::new(Keys::open(&data, seam)?);
     let catalog = Catalog::open(&data.join("catalog.db"), seam.clone())
         .with_context(|| format!("cannot use the catalog in {}", data.display()))?;
@@ -129,16 +130,13 @@ pub(super) fn lock(data: &Path) -> std::io::Result<Option<File>> {
     Ok(lock_alone(&lock).is_ok().then_some(lock))
 }
 
-/// Starts the background work: probing, sweeping, repair, scrub.
-fn work(coordinator: &Arc<Coordinator>) -> Vec<tokio::task::JoinHandle<()>> {
-    let probing = Arc::clone(coordinator);
-    let sweeping = Arc::clone(coordinator);
-    let repairing = Arc::clone(coordinator);
-    let scrubbing = Arc::clone(coordinator);
+/// Starts the background work: probing, sweeping, repair, scrub, and calling a missing backup to mind.
+fn work(coordinator: &Arc<Coordinator>, schedule: Schedule) -> Vec<tokio::task::JoinHandle<()>> {
+    let [probing, sweeping, repairing, scrubbing, reminding] = std::array::from_fn(|_| Arc::clone(coordinator));
     vec![
         tokio::spawn(async move {
             loop {
-                tokio::time::sleep(PROBE_EVERY).await;
+                tokio::time::sleep(probing.about(schedule.probe.get())).await;
                 // A node that has much to be compared holds no other up.
                 let probing = Arc::clone(&probing);
                 tokio::spawn(async move { probing.ask_nodes().await });
@@ -146,7 +144,7 @@ fn work(coordinator: &Arc<Coordinator>) -> Vec<tokio::task::JoinHandle<()>> {
         }),
         tokio::spawn(async move {
             loop {
-                tokio::time::sleep(SWEEP_EVERY).await;
+                tokio::time::sleep(sweeping.about(schedule.sweep.get())).await;
                 if let Err(error) = sweeping.sweep(Until::Retention).await {
                     tracing::warn!(%error, "sweep");
                 }
@@ -154,5 +152,11 @@ fn work(coordinator: &Arc<Coordinator>) -> Vec<tokio::task::JoinHandle<()>> {
         }),
         tokio::spawn(async move { repairing.keep_in_repair().await }),
         tokio::spawn(async move { scrubbing.keep_scrubbing().await }),
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(reminding.about(REMIND)).await;
+                reminding.remind_of_backup(schedule.backup.get());
+            }
+        }),
     ]
 }

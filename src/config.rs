@@ -34,6 +34,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// How the pool behaves.
     pub pool: Pool,
+    /// What is done when.
+    pub schedule: Schedule,
     /// How long nodes may take.
     pub nodes: Nodes,
     /// What the API allows.
@@ -62,6 +64,20 @@ pub struct Pool {
     pub scrub_rate: u32,
     /// How many MiB a second repair moves in all.
     pub repair_rate: u32,
+}
+
+/// How often the coordinator does what it does by itself; each time a tenth earlier or later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Schedule {
+    /// Asks every node how it is.
+    pub probe: Time,
+    /// Asks all nodes for every copy, though nothing seems to be missing.
+    pub check: Time,
+    /// Releases what nothing needs any more.
+    pub sweep: Time,
+    /// How old the last backup may become before it is called to mind.
+    pub backup: Time,
 }
 
 /// How long nodes may take. None of them is a total.
@@ -139,14 +155,32 @@ impl<'de> Deserialize<'de> for Time {
 impl Default for Config {
     fn default() -> Self {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
-        Self { data: None, listen, pool: Pool::default(), nodes: Nodes::default(), server: Server::default() }
+        Self {
+            data: None,
+            listen,
+            pool: Pool::default(),
+            schedule: Schedule::default(),
+            nodes: Nodes::default(),
+            server: Server::default(),
+        }
     }
 }
 
 impl Default for Pool {
     fn default() -> Self {
-        let Policy { replicas, chunk_size: _, lease, retention, fresh, grace, grant, scrub, scrub_rate, repair_rate } =
-            Policy::default();
+        let Policy {
+            replicas,
+            chunk_size: _,
+            lease,
+            retention,
+            fresh,
+            grace,
+            grant,
+            scrub,
+            scrub_rate,
+            repair_rate,
+            check: _,
+        } = Policy::default();
         Self {
             replicas,
             grace: grace.into(),
@@ -158,6 +192,13 @@ impl Default for Pool {
             scrub_rate: u32::try_from(scrub_rate >> 20).unwrap_or(u32::MAX),
             repair_rate: u32::try_from(repair_rate >> 20).unwrap_or(u32::MAX),
         }
+    }
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        let time = |seconds| Time(Duration::from_secs(seconds));
+        Self { probe: time(15), check: Policy::default().check.into(), sweep: time(60), backup: time(7 * 24 * 3600) }
     }
 }
 
@@ -236,14 +277,18 @@ impl Config {
     }
 
     /// The times that must not be zero: all but the retention, which may be.
-    fn times(&self) -> [(&'static str, Time); 16] {
-        let Self { pool, nodes, server, .. } = self;
+    fn times(&self) -> [(&'static str, Time); 20] {
+        let Self { pool, schedule, nodes, server, .. } = self;
         [
             ("pool.grace", pool.grace),
             ("pool.lease", pool.lease),
             ("pool.grant", pool.grant),
             ("pool.fresh", pool.fresh),
             ("pool.scrub", pool.scrub),
+            ("schedule.probe", schedule.probe),
+            ("schedule.check", schedule.check),
+            ("schedule.sweep", schedule.sweep),
+            ("schedule.backup", schedule.backup),
             ("nodes.connect", nodes.connect),
             ("nodes.first_byte", nodes.first_byte),
             ("nodes.progress", nodes.progress),
@@ -271,6 +316,7 @@ impl Config {
             scrub: scrub.get(),
             scrub_rate: u64::from(scrub_rate) << 20,
             repair_rate: u64::from(repair_rate) << 20,
+            check: self.schedule.check.get(),
             ..Policy::default()
         }
     }

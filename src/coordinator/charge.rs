@@ -114,6 +114,8 @@ impl Coordinator {
         for member in members {
             let Some(Change { failing, text }) = member.change() else { continue };
             tracing::info!(node = %member.row.name, %text, "node");
+            // What is down to its last copy now does not wait.
+            self.repair_wanted.notify_one();
             let (row, now) = (member.row.row, self.seam.now());
             let written = self.write(move |c| {
                 let since = failing.as_ref().map(|(since, _)| now.checked_sub(*since).unwrap_or(now));

@@ -78,6 +78,8 @@ pub struct Policy {
     pub scrub_rate: u64,
     /// How many bytes a second repair moves in all; a quarter of that while clients are at work.
     pub repair_rate: u64,
+    /// How often all nodes are asked for every copy, though nothing seems to be missing.
+    pub check: Duration,
 }
 
 impl Default for Policy {
@@ -93,6 +95,7 @@ impl Default for Policy {
             scrub: Duration::from_secs(30 * 24 * 3600),
             scrub_rate: 16 << 20,
             repair_rate: 128 << 20,
+            check: Duration::from_secs(600),
         }
     }
 }
@@ -382,6 +385,25 @@ impl Coordinator {
         change: impl FnOnce(&rusqlite::Connection) -> CatalogResult<T> + Send + 'static,
     ) -> ApiResult<T> {
         Ok(self.catalog.write(change).await?)
+    }
+
+    /// So long, or a tenth less or more, as chance will have it: what is done regularly in many places does not come all at
+    /// once.
+    pub fn about(&self, time: Duration) -> Duration {
+        let tenth = u64::try_from(time.as_millis() / 10).unwrap_or(u64::MAX / 4);
+        time.saturating_sub(Duration::from_millis(tenth)) + Duration::from_millis(self.seam.below(2 * tenth + 1))
+    }
+
+    /// Says so in the log if no backup was kept for so long.
+    pub fn remind_of_backup(&self, period: Duration) {
+        let period = jiff::SignedDuration::try_from(period).unwrap_or(jiff::SignedDuration::MAX);
+        match self.backups.last() {
+            None => tracing::warn!("no backup of the coordinator was ever made: bytenode admin backup FILE"),
+            Some(last) if self.seam.now().duration_since(last) > period => {
+                tracing::warn!(%last, "the last backup of the coordinator is old: bytenode admin backup FILE");
+            }
+            Some(_) => {}
+        }
     }
 
     /// A time so long before now, in catalog form.

@@ -34,9 +34,8 @@ const STEP: usize = 500;
 /// Rounds of finding and mending after which a check gives its verdict; more only while there is more to mend than one
 /// round takes, and something of it is done.
 const ROUNDS: usize = 3;
-/// How often all nodes are asked about all copies, though nothing seems to be missing,
-const CHECK_EVERY: Duration = Duration::from_secs(600);
-/// but in a large pool only after so many times what the last such check took, unless nodes came or went:
+/// All nodes are asked about all copies, though nothing seems to be missing, but in a large pool only after so many times
+/// what the last such check took, unless nodes came or went:
 const REST: u32 = 200;
 /// then after this time at the latest.
 const LONGEST_REST: Duration = Duration::from_secs(6 * 3600);
@@ -116,7 +115,8 @@ impl Coordinator {
     pub async fn keep_in_repair(&self) {
         let (mut answering, mut rested) = (None, self.seam.monotonic());
         loop {
-            let wanted = tokio::time::timeout(CHECK_EVERY, self.repair_wanted.notified()).await.is_ok();
+            let wanted =
+                tokio::time::timeout(self.about(self.policy.check), self.repair_wanted.notified()).await.is_ok();
             let now = self.answering();
             let due = wanted || self.seam.monotonic() >= rested || answering.as_ref() != Some(&now);
             if !due || self.may_change().is_err() {

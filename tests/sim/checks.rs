@@ -124,7 +124,7 @@ impl World {
         let by_chunk = by_chunk(truth.replicas.iter().filter(|replica| truth.is_good(replica)));
         for (row, wanted) in self.needed().await {
             let nodes: BTreeSet<usize> = by_chunk[&row].iter().map(|replica| replica.node).collect();
-            assert!(nodes.len() >= wanted, "chunk {row} is on {nodes:?} alone");
+            assert_eq!(nodes.len(), wanted, "chunk {row} is on {nodes:?}");
         }
         for node in 0..self.pool.nodes.len() {
             let known = truth.replicas.iter().filter(|replica| replica.node == node);
@@ -149,6 +149,11 @@ impl World {
         let copies = "SELECT count(*) FROM version WHERE copies_min < replicas";
         assert_eq!(self.count(copies).await, 0, "files that are said to be short of copies");
         self.check_space().await;
+    }
+
+    /// What the catalog has on a node.
+    pub async fn left_on(&self, node: usize) -> Vec<Replica> {
+        Truth::of(&self.pool).await.replicas.into_iter().filter(|replica| replica.node == node).collect()
     }
 
     /// Used space, and chunks that are kept: what the model says, once for each vault, links of public files apart.

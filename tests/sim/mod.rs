@@ -54,6 +54,11 @@ impl World {
         assert_eq!((report.verdict, report.remaining, report.actions_total), (Verdict::Healthy, 0, 0), "{report:?}");
         self.check().await;
         self.check_rest().await;
+        for node in &self.draining {
+            let packs = self.pool.nodes[*node].memory.packs();
+            let left = self.left_on(*node).await;
+            assert!(packs.is_empty(), "n{} was to be emptied and has {left:?}", node + 1);
+        }
         for user in 0..USERS {
             assert_eq!(self.shown(user).await, self.trees[user], "user {user}");
             for (name, thing) in &self.trees[user] {

@@ -64,6 +64,8 @@ struct Excuses {
     /// A copy was destroyed, and whoever reads it may find that out between a plan that counts on it and its commit.
     damaged: bool,
     ailing: BTreeSet<usize>,
+    /// Nodes that take what they are given.
+    well: usize,
     nodes: usize,
     /// By user: files that can be read whatever ails the pool.
     readable: Vec<BTreeSet<String>>,
@@ -134,6 +136,7 @@ impl World {
             checked: events.iter().any(|(_, event)| matches!(event, Event::Health(_))),
             damaged: self.damage.is_any(),
             ailing: self.ailing.clone(),
+            well: self.pool.nodes.len() - self.ailing.union(&self.draining).count(),
             nodes: self.pool.nodes.len(),
             readable,
         };
@@ -263,7 +266,6 @@ impl Excuses {
             return;
         }
         let cut = self.crashed || self.losing;
-        let well = self.nodes - self.ailing.len();
         let excused = match (&part.act, error.code) {
             (_, Code::Replan) => cut || self.skipped,
             (Act::Put { .. } | Act::MakeDir { .. }, Code::Temporary | Code::NoRoom) => {
@@ -271,7 +273,7 @@ impl Excuses {
                 let found_bad =
                     (self.damaged && self.overlap) || (self.checked && (self.damaged || !self.ailing.is_empty()));
                 // A skip lets every limit pass at once, before a node could have said a word.
-                cut || self.skipped || well < 2 || found_bad
+                cut || self.skipped || self.well < 2 || found_bad
             }
             (Act::Read { path }, Code::Temporary | Code::Integrity) => {
                 cut || self.overlap || !self.readable[user].contains(path)

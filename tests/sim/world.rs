@@ -181,6 +181,8 @@ pub struct World {
     pub damage: super::damage::Damage,
     /// Nodes that something ails, by index.
     pub ailing: BTreeSet<usize>,
+    /// Nodes that are to be emptied.
+    pub draining: BTreeSet<usize>,
     /// Whether answers get lost on their way to clients.
     pub losing: bool,
 }
@@ -214,8 +216,9 @@ impl World {
         let all: Vec<Content> = Content::all().collect();
         let some = (0..3 + dice.below(6)).map(|_| all[dice.below(all.len() as u64) as usize]);
         let contents = some.collect();
-        let (damage, ailing) = (super::damage::Damage::default(), BTreeSet::new());
-        Self { host, dice, contents, users, trees: vec![Tree::new(); USERS], damage, ailing, losing: false, pool }
+        let (damage, trees) = (super::damage::Damage::default(), vec![Tree::new(); USERS]);
+        let (ailing, draining) = (BTreeSet::new(), BTreeSet::new());
+        Self { host, dice, contents, users, trees, damage, ailing, draining, losing: false, pool }
     }
 
     /// Starts a coordinator where none runs.

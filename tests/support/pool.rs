@@ -303,6 +303,9 @@ impl Pool {
     /// The same for one whose clock is another.
     pub async fn add_node_at(&mut self, like: Like, capacity: u64, clock: Seam) -> usize {
         let index = self.nodes.len();
+        if index >= self.setup.nodes.len() {
+            self.setup.nodes.push((like, capacity));
+        }
         let name = format!("n{}", index + 1);
         let memory = match like {
             Like::Builtin => {
