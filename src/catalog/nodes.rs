@@ -203,24 +203,24 @@ pub fn failing(c: &Connection) -> CatalogResult<Vec<(i64, Timestamp, String)>> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// Chunks of files and uploads under way that are on a node, and have fewer copies elsewhere than they want. Elsewhere, only
-/// copies count on nodes that are not being emptied, and that were seen from `since` on.
+/// Chunks of files, and if so said of uploads under way, that are on a node and have fewer copies elsewhere than they want.
+/// Elsewhere, only proved copies count on nodes that are not being emptied, and that were seen from `since` on.
 ///
 /// # Errors
 /// [`CatalogError`].
-pub fn needed(c: &Connection, row: i64, since: Timestamp) -> CatalogResult<u64> {
-    let needed: i64 = c.query_row(NEEDED, params![row, micros(since)], |row| row.get(0))?;
+pub fn needed(c: &Connection, row: i64, since: Timestamp, uploads: bool) -> CatalogResult<u64> {
+    let needed: i64 = c.query_row(NEEDED, params![row, micros(since), uploads], |row| row.get(0))?;
     Ok(unsigned(needed))
 }
 
 const NEEDED: &str = "SELECT count(*) FROM (
      SELECT r.chunk_id chunk, max(v.replicas) wanted FROM pack p JOIN replica r ON r.pack_id = p.id
      JOIN manifest m ON m.chunk_id = r.chunk_id JOIN version v ON v.id = m.version_id
-     WHERE p.node_id = ?1 AND p.state < 3 AND v.expires_at IS NULL GROUP BY r.chunk_id) here
+     WHERE p.node_id = ?1 AND p.state < 3 AND v.expires_at IS NULL AND (v.state = 1 OR ?3) GROUP BY r.chunk_id) here
  WHERE here.wanted > (
      SELECT count(DISTINCT o.node_id) FROM replica s JOIN pack o ON o.id = s.pack_id JOIN node n ON n.id = o.node_id
      WHERE s.chunk_id = here.chunk AND s.bad_at IS NULL AND o.state = 2 AND o.node_id <> ?1 AND n.draining <> 1
-       AND min(o.protected_at, o.present_at) >= ?2)";
+       AND o.proved_at IS NOT NULL AND min(o.protected_at, o.present_at) >= ?2)";
 
 /// Forgets a node and all its packs, unless a file or an upload under way has a chunk there with fewer copies elsewhere
 /// than it wants; gives how many such chunks there are (then nothing is changed). Elsewhere, only copies count that were
@@ -229,7 +229,7 @@ const NEEDED: &str = "SELECT count(*) FROM (
 /// # Errors
 /// [`CatalogError`].
 pub fn forget_unless_needed(c: &Connection, row: i64, lost: bool, since: Timestamp) -> CatalogResult<u64> {
-    let needed = needed(c, row, since)?;
+    let needed = needed(c, row, since, true)?;
     if needed > 0 && !lost {
         return Ok(needed);
     }

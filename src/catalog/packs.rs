@@ -351,8 +351,8 @@ pub fn unprotected(c: &Connection, id: PackId, since: &RangeInclusive<i64>) -> C
 /// How long before its start a node that syncs nothing may have lost what it was given.
 const UNSYNCED: Duration = Duration::from_secs(600);
 
-/// Takes back the proofs of live packs that came to a node shortly before it was started, unless they were read whole since;
-/// says how many had one. They count again once they were read.
+/// Takes back the proofs of live packs that were proved on a node shortly before it was started, or since by a part of them,
+/// unless they were read whole since; says how many those are. They count again once they were read.
 ///
 /// # Errors
 /// [`CatalogError`].
@@ -362,15 +362,14 @@ pub fn distrust(c: &Connection, node: i64, started: Timestamp) -> CatalogResult<
     let never = c
         .prepare_cached(
             "UPDATE pack INDEXED BY pack_to_read SET proved_at = NULL
-             WHERE state = 2 AND node_id = ?1 AND intact_at IS NULL AND created_at BETWEEN ?2 AND ?3
-               AND proved_at IS NOT NULL",
+             WHERE state = 2 AND node_id = ?1 AND intact_at IS NULL AND created_at <= ?3 AND proved_at >= ?2",
         )?
         .execute(params![node, micros(from), micros(started)])?;
     let before = c
         .prepare_cached(
             "UPDATE pack INDEXED BY pack_to_read SET proved_at = NULL
-             WHERE state = 2 AND node_id = ?1 AND intact_at BETWEEN ?2 AND ?3 AND created_at BETWEEN ?2 AND ?3
-               AND proved_at IS NOT NULL",
+             WHERE state = 2 AND node_id = ?1 AND intact_at BETWEEN ?2 AND ?3 AND created_at <= ?3
+               AND proved_at >= ?2",
         )?
         .execute(params![node, micros(from), micros(started)])?;
     let all = (never + before) as u64;

@@ -69,9 +69,22 @@ pub fn kept(
     Ok(Some((target, kept)))
 }
 
-/// Gives up the copy of a chunk in a live pack on a node, if on other nodes that stay as many are left as are wanted, seen
-/// from `since` on, with as many of them among the `proved` packs as a put needs to be acknowledged; says whether it was so.
-/// Nothing is given up of a pack whose place another is about to take.
+/// Which copies count when another is to be given up.
+#[derive(Debug, Clone)]
+pub struct Counts {
+    /// Those that were listed from then on,
+    pub since: i64,
+    /// on nodes (by row) that answer
+    pub answering: BTreeSet<i64>,
+    /// and are not to be emptied;
+    pub leaving: BTreeSet<i64>,
+    /// those in these packs were read or proved just now.
+    pub proved: BTreeSet<PackId>,
+}
+
+/// Gives up the copy of a chunk in a live pack on a node, if on other nodes as many are left as are wanted, with as many of
+/// them proved just now as a put needs to be acknowledged; says whether it was so. Nothing is given up of a pack whose place
+/// another is about to take.
 ///
 /// # Errors
 /// [`super::CatalogError`].
@@ -79,19 +92,19 @@ pub fn give_up(
     c: &Connection,
     (node, pack): (i64, PackId),
     (row, chunk): (i64, &ChunkId),
-    since: i64,
-    proved: &BTreeSet<PackId>,
-    leaving: &BTreeSet<i64>,
+    counts: &Counts,
 ) -> CatalogResult<bool> {
     let live = packs::get(c, pack)?.is_some_and(|found| found.state == packs::PackState::Live && found.node == node);
     if !live || scrub::is_replaced(c, pack)? {
         return Ok(false);
     }
-    let Some((target, kept)) = kept(c, row, chunk, pack, leaving)? else { return Ok(false) };
-    let elsewhere = || kept.iter().filter(|kept| kept.node != node && kept.listed >= since);
+    let Some((target, kept)) = kept(c, row, chunk, pack, &counts.leaving)? else { return Ok(false) };
+    let is_there =
+        |kept: &&Kept| kept.node != node && kept.listed >= counts.since && counts.answering.contains(&kept.node);
+    let elsewhere = || kept.iter().filter(is_there);
     let all: BTreeSet<i64> = elsewhere().map(|kept| kept.node).collect();
-    let sure: BTreeSet<i64> = elsewhere().filter(|kept| proved.contains(&kept.pack)).map(|kept| kept.node).collect();
-    if all.len() < target as usize || sure.len() < target.min(2) as usize {
+    let sure = elsewhere().filter(|kept| counts.proved.contains(&kept.pack)).map(|kept| kept.node);
+    if all.len() < target as usize || sure.collect::<BTreeSet<i64>>().len() < target.min(2) as usize {
         return Ok(false);
     }
     chunks::lose(c)?;

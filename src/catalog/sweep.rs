@@ -332,7 +332,8 @@ pub fn shrink(c: &Connection, pack: &PackRow) -> CatalogResult<Option<Vec<packs:
     let mut rest = Vec::new();
     for one in held {
         let used = c.prepare_cached("SELECT 1 FROM manifest WHERE chunk_id = ?1")?.exists([one.row])?;
-        if used { needed.push(one) } else { rest.push(one) }
+        // A node cannot make a pack of what it has wrong, and nobody misses that where there are enough others.
+        if used && !(one.bad && is_enough(c, one.row, pack.node)?) { needed.push(one) } else { rest.push(one) }
     }
     if needed.is_empty() || rest.is_empty() {
         return Ok(None);
@@ -343,6 +344,20 @@ pub fn shrink(c: &Connection, pack: &PackRow) -> CatalogResult<Option<Vec<packs:
         forget_if_nowhere(c, one.row)?;
     }
     Ok(Some(needed))
+}
+
+/// Whether on other nodes two copies of a chunk count, or one where no more is wanted.
+fn is_enough(c: &Connection, chunk: i64, node: i64) -> CatalogResult<bool> {
+    let (others, wanted): (i64, i64) = c
+        .prepare_cached(
+            "SELECT (SELECT count(DISTINCT p.node_id) FROM replica r JOIN pack p ON p.id = r.pack_id
+                     WHERE r.chunk_id = ?1 AND r.bad_at IS NULL AND p.state = 2 AND p.proved_at IS NOT NULL
+                       AND p.node_id <> ?2),
+                    (SELECT coalesce(max(v.replicas), 0) FROM manifest m JOIN version v ON v.id = m.version_id
+                     WHERE m.chunk_id = ?1)",
+        )?
+        .query_row(params![chunk, node], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(others >= wanted.min(2))
 }
 
 /// Records that a smaller pack stands in the place of its predecessor, with the same proof: nothing was proved anew.

@@ -77,7 +77,19 @@ pub fn open(c: &Connection) -> CatalogResult<Vec<TaskRow>> {
     let mut statement =
         c.prepare_cached("SELECT * FROM task INDEXED BY task_open WHERE ended_at IS NULL ORDER BY id")?;
     let rows = statement.query_map([], |found| Ok(row(found)))?;
-    rows.map(|found| found?).collect()
+    readable(rows)
+}
+
+/// Those that can be read: one that cannot is no reason to know nothing of the others.
+fn readable(rows: impl Iterator<Item = rusqlite::Result<CatalogResult<TaskRow>>>) -> CatalogResult<Vec<TaskRow>> {
+    let mut tasks = Vec::new();
+    for row in rows {
+        match row? {
+            Ok(task) => tasks.push(task),
+            Err(error) => tracing::warn!(%error, "a task that cannot be read"),
+        }
+    }
+    Ok(tasks)
 }
 
 /// The latest tasks, the latest first.
@@ -87,7 +99,7 @@ pub fn open(c: &Connection) -> CatalogResult<Vec<TaskRow>> {
 pub fn latest(c: &Connection, limit: u32) -> CatalogResult<Vec<TaskRow>> {
     let mut statement = c.prepare_cached("SELECT * FROM task ORDER BY id DESC LIMIT ?1")?;
     let rows = statement.query_map([limit], |found| Ok(row(found)))?;
-    rows.map(|found| found?).collect()
+    readable(rows)
 }
 
 /// One task.

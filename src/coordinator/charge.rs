@@ -165,7 +165,10 @@ impl Coordinator {
                 drop(self.write(move |c| tasks::note_node(c, row, &text, now)).await);
                 self.repair_wanted.notify_one();
             }
-            Err(error) => tracing::warn!(%error, "a node that was started again"),
+            Err(error) => {
+                member.forget_start();
+                tracing::warn!(%error, "a node that was started again");
+            }
         }
     }
 

@@ -121,11 +121,14 @@ impl Coordinator {
         tokio::time::sleep(TICK).await;
         let said = self.ask_all(check).await;
         let view = self.nodes.view(self.policy.replicas);
-        let mut answers = Answers { said, leaving: leaving(check, &view), lost: check.lost };
+        let (leaving, unlisted) = (leaving(check, &view), BTreeSet::new());
+        let mut answers = Answers { said, leaving, lost: check.lost, unlisted };
         let mut found = Diagnosis { began, ..Diagnosis::default() };
-        self.doubt_listings(&mut answers, &mut found).await?;
+        self.doubt_listings(check, &mut answers, &mut found).await?;
+        answers.unlisted = answers.silent().chain(check.lost).collect();
         let hold = if check.now { None } else { self.nodes.vanished() };
-        found.awaited = answers.silent().collect();
+        let silent = |row: &i64| self.nodes.get(*row).is_some_and(|member| !member.answers());
+        found.awaited = answers.silent().filter(silent).collect();
         self.find_silent(&view, &answers, &mut found).await?;
         self.find_orphans(&view, &answers, &mut found).await?;
         let (mut after, mut hung) = (0, Hung::default());
@@ -184,12 +187,18 @@ impl Coordinator {
             };
             let said = listed.await.unwrap_or_else(|error| {
                 member.failed(&error);
-                let lost = check.now || member.seen(self.policy.grace).state == NodeState::Offline;
-                Said::Silent { lost }
+                self.unlisted(member, check)
             });
             (member.row.row, said)
         });
         join_all(ask).await.into_iter().collect()
+    }
+
+    /// What counts of a node that did not list what it has: nothing, once that has been so for longer than the grace.
+    fn unlisted(&self, member: &Member, check: &Check) -> Said {
+        let over = member.listed(false) >= self.policy.grace;
+        let lost = check.now || over || member.seen(self.policy.grace).state == NodeState::Offline;
+        Said::Silent { lost }
     }
 
     /// A finding for each node that does not answer.
@@ -210,7 +219,7 @@ impl Coordinator {
                     chunk: None,
                     node: Some(member.row.name.clone()),
                 });
-                found.notices.push(told(member, files, self.policy.grace));
+                found.notices.extend(told(member, files, self.policy.grace));
                 // A node given up for lost is no problem of its own: what it held shows chunk by chunk.
                 let lost = matches!(said.get(&row), Some(Said::Silent { lost: true }));
                 found.remaining -= u64::from(lost);
@@ -294,8 +303,14 @@ impl Coordinator {
             good: nodes(&|replica, standing| check.takes_for_good(chunk, replica, standing)),
             waiting: nodes(&|_, standing| standing == Standing::Waiting),
             leaving: &answers.leaving,
+            unlisted: &answers.unlisted,
+            spoilt: nodes(&|replica, standing| {
+                answers.leaving.contains(&replica.node) && matches!(standing, Standing::Missing | Standing::Corrupt)
+            }),
         };
         let good = copies.good.len();
+        // Those that count, though some others can be made to.
+        let sure = nodes(&|_, standing| standing == Standing::Good).len();
         if good < copies.target {
             found.short.push((chunk.row, u32::try_from(good).unwrap_or(u32::MAX)));
         }
@@ -319,32 +334,28 @@ impl Coordinator {
             }
             return Ok(());
         }
-        if good < copies.target {
-            found.under += 1;
-            found.at_risk += u64::from(bare || (good == 1 && copies.target > 1));
-        }
+        found.under += u64::from(good < copies.target);
+        found.at_risk += u64::from(bare || (sure <= 1 && copies.target > 1));
         // While many nodes are away at once, only what is down to its last copy is worth a storm.
-        if !held || (good <= 1 && copies.target > 1) {
-            plan_copies(view, chunk, standings, &copies, check, &mut found.batch);
-        }
+        let held = held && !(sure <= 1 && copies.target > 1);
+        plan_copies(view, chunk, standings, &copies, (check, held), &mut found.batch);
         Ok(())
     }
 }
 
 /// What becomes of what a silent node has.
-fn told(member: &Member, files: u64, grace: Duration) -> String {
-    let failing = member.seen(grace).failing.unwrap_or_default();
-    let name = &member.row.name;
+fn told(member: &Member, files: u64, grace: Duration) -> Option<String> {
+    let (failing, name) = (member.seen(grace).failing?, &member.row.name);
     let minutes =
         |time: Duration| SignedDuration::from_mins(i64::try_from(time.as_secs().div_ceil(60)).unwrap_or(i64::MAX));
-    match grace.checked_sub(failing).filter(|left| !left.is_zero()) {
+    Some(match grace.checked_sub(failing).filter(|left| !left.is_zero()) {
         Some(left) => format!(
             "{name} has not answered for {:#}: its copies of {files} files are waited for {:#} more",
             minutes(failing),
             minutes(left),
         ),
         None => format!("{name} has not answered for {:#}: its copies are made anew elsewhere", minutes(failing)),
-    }
+    })
 }
 
 /// The nodes that are to be emptied.

@@ -207,6 +207,8 @@ pub struct Coordinator {
     repair_pace: repair::pace::Pace,
     /// One repair at a time.
     repairing: tokio::sync::Mutex<()>,
+    /// One change of a node at a time.
+    membership: tokio::sync::Mutex<()>,
     /// Long work under way.
     tasks: tasks::Tasks,
     /// One sweep at a time.
@@ -286,6 +288,7 @@ impl Coordinator {
             repair_wanted: Notify::new(),
             repair_pace: repair::pace::Pace::default(),
             repairing: tokio::sync::Mutex::default(),
+            membership: tokio::sync::Mutex::default(),
             tasks: tasks::Tasks::default(),
             sweeping: tokio::sync::Mutex::default(),
             proving: std::array::from_fn(|_| tokio::sync::Mutex::default()),

@@ -60,6 +60,8 @@ struct Now {
     /// Roots that the catalog does not know: what they are, if they are of this pool.
     unknown: HashMap<PackRoot, Option<Stranger>>,
     failing_since: Option<Instant>,
+    /// Since when it answers, but does not list what it has so that it can be believed.
+    unlisted_since: Option<Instant>,
     failure: Option<String>,
     full: bool,
     latency: Option<Duration>,
@@ -126,8 +128,12 @@ impl Member {
 
     /// The same node, with its present state, registered otherwise.
     pub fn changed(&self, row: NodeRow) -> Self {
-        let now = Mutex::new(self.lock().clone());
-        let (node, writing) = (Arc::clone(&self.node), Arc::clone(&self.writing));
+        self.reached(row, Arc::clone(&self.node))
+    }
+
+    /// The same, and reached in another way.
+    pub fn reached(&self, row: NodeRow, node: SharedNode) -> Self {
+        let (now, writing) = (Mutex::new(self.lock().clone()), Arc::clone(&self.writing));
         Self { row, node, now, comparing: tokio::sync::Mutex::default(), writing }
     }
 
@@ -196,6 +202,11 @@ impl Member {
         true
     }
 
+    /// Has it be taken for started again when it is asked next.
+    pub fn forget_start(&self) {
+        self.lock().started = None;
+    }
+
     /// Since when it runs, if it may have lost what it was given shortly before.
     pub fn started(&self) -> Option<Timestamp> {
         self.lock().started.map(|(_, ours)| ours)
@@ -255,6 +266,16 @@ impl Member {
             }
             _ => None,
         }
+    }
+
+    /// Takes note whether it listed what it has; says how long it has not.
+    pub fn listed(&self, listed: bool) -> Duration {
+        let mut now = self.lock();
+        if listed {
+            now.unlisted_since = None;
+            return Duration::ZERO;
+        }
+        now.unlisted_since.get_or_insert_with(Instant::now).elapsed()
     }
 
     /// Lets one at a time compare what it holds; nothing while another does.

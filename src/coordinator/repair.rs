@@ -2,17 +2,19 @@
 //! only once they are proved like those of a put. What a node does not take or does not give costs that chunk alone.
 
 mod jobs;
+mod keep;
 pub(super) mod pace;
 mod trim;
 mod unblock;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
+use jiff::Timestamp;
 
 use self::jobs::{Job, jobs};
 use super::Coordinator;
@@ -23,14 +25,12 @@ use super::registry::{Member, View};
 use super::tasks::Handle;
 use crate::admin::{HealthReport, HealthRequest, NodeState};
 use crate::api::{ApiError, ApiResult, Code};
-use crate::catalog::packs::{self, NewPack, PackState, Proof, Reach};
-use crate::catalog::{chunks, micros};
+use crate::catalog::chunks;
+use crate::catalog::packs::{self, NewPack, PackState};
 use crate::id::{ChunkId, PackId};
 use crate::node::{ChunkAt, NodeError, NodeFailure};
 use crate::pack::{Pack, PackEntry, PackHeader};
 
-/// Rows of versions, packs or chunks that one step of writing down touches.
-const STEP: usize = 500;
 /// Rounds of finding and mending after which a check gives its verdict; more only while there is more to mend than one
 /// round takes, and something of it is done.
 const ROUNDS: usize = 3;
@@ -48,6 +48,33 @@ const MAX_NOTICES: usize = 100;
 const WRITING: usize = 4;
 /// Chunks that are read at once for each of them.
 const READING: usize = 4;
+
+/// Failures running after which a node is asked for no more in one round.
+const PATIENCE: u32 = 3;
+
+/// Nodes that took nothing of so many packs running.
+#[derive(Default)]
+struct Refused(Mutex<(bool, BTreeMap<i64, u32>)>);
+
+impl Refused {
+    fn lock(&self) -> MutexGuard<'_, (bool, BTreeMap<i64, u32>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, node: i64) {
+        *self.lock().1.entry(node).or_default() += 1;
+    }
+
+    /// Nothing more is to be begun.
+    fn everything(&self) {
+        self.lock().0 = true;
+    }
+
+    fn is_enough(&self, node: i64) -> bool {
+        let refused = self.lock();
+        refused.0 || refused.1.get(&node).is_some_and(|packs| *packs >= PATIENCE)
+    }
+}
 
 /// What became of a round's acts.
 #[derive(Default)]
@@ -141,14 +168,32 @@ impl Coordinator {
     }
 
     /// The nodes and how each of them stands, which decides what a check can find.
-    fn answering(&self) -> Vec<(i64, NodeState)> {
+    pub(super) fn answering(&self) -> Vec<(i64, NodeState)> {
         let members = self.nodes.all();
         members.iter().map(|member| (member.row.row, member.seen(self.policy.grace).state)).collect()
     }
 
-    pub(super) async fn mend(&self, mut check: Check) -> ApiResult<HealthReport> {
+    /// Checks, repairs and asks again, once no other repair is under way.
+    pub(super) async fn mend(&self, check: Check) -> ApiResult<HealthReport> {
+        let alone = tokio::select! {
+            biased;
+            alone = self.repairing.lock() => alone,
+            () = check.task.is_to_stop() => {
+                check.task.check()?;
+                let what = "the time limit was reached while another repair was under way";
+                return Err(ApiError::new(Code::Temporary, what).hint("bytenode admin task ls"));
+            }
+        };
+        Ok(self.mend_alone(check, &alone).await?.0)
+    }
+
+    /// The same for whoever keeps others from it; says when the nodes were asked last.
+    pub(super) async fn mend_alone(
+        &self,
+        mut check: Check,
+        _alone: &tokio::sync::MutexGuard<'_, ()>,
+    ) -> ApiResult<(HealthReport, Timestamp)> {
         self.may_change()?;
-        let _alone = self.repairing.lock().await;
         check.task.check()?;
         let (mut found, view) = self.look(&check).await?;
         let mut report = found.report(&view);
@@ -157,13 +202,13 @@ impl Coordinator {
         }
         let mut done = Vec::new();
         for round in 1.. {
-            if found.batch.acts().is_empty() {
+            let planned = found.batch.total();
+            if planned == 0 {
                 break;
             }
             let more = found.batch.has_more();
-            let work = self.execute(&mut found, &check.task).await?;
+            let work = self.execute(&mut found, &check).await?;
             check.task.check()?;
-            let more = more || work.stale;
             report.repaired += work.done;
             report.notices.extend(work.notices);
             let room = MAX_REPORTED.saturating_sub(done.len());
@@ -175,8 +220,8 @@ impl Coordinator {
                 report.notices.push("the time limit was reached: the rest waits for the next repair".to_owned());
                 break;
             }
-            if (work.done == 0 && !learned && !work.stale)
-                || (round >= ROUNDS && ((work.done == 0 && !work.stale) || !more))
+            let shrinks = found.batch.total() < planned;
+            if (work.done == 0 && !learned && !work.stale) || (round >= ROUNDS && (work.done == 0 || !more || !shrinks))
             {
                 break;
             }
@@ -189,7 +234,7 @@ impl Coordinator {
         report.remaining = last.remaining;
         report.oldest_verified = last.oldest_verified;
         (report.oldest_read, report.unread_packs) = (last.oldest_read, last.unread_packs);
-        Ok(report)
+        Ok((report, found.began))
     }
 
     /// Checks, and writes down what it saw; unless that shows that another coordinator is in charge.
@@ -200,84 +245,9 @@ impl Coordinator {
         Ok((found, view))
     }
 
-    /// Writes down what a check saw: what was listed, what was read, bad replicas, and copies of each file.
-    async fn keep(&self, found: &Diagnosis) -> ApiResult<()> {
-        let (began, meanwhile) = (found.began, self.times_since(micros(found.began) + 1));
-        for some in found.wrong.chunks(STEP) {
-            let some = some.to_vec();
-            self.write(move |c| {
-                some.iter().try_for_each(|(pack, chunk)| packs::mark(c, *pack, *chunk, began).map(drop))
-            })
-            .await?;
-        }
-        for some in found.missing.chunks(STEP) {
-            let (some, meanwhile) = (some.to_vec(), meanwhile.clone());
-            self.write(move |c| {
-                some.iter().try_for_each(|(pack, chunk)| match packs::proved_within(c, *pack, &meanwhile)? {
-                    true => Ok(()),
-                    false => packs::mark(c, *pack, *chunk, began).map(drop),
-                })
-            })
-            .await?;
-        }
-        for some in found.mended.chunks(STEP) {
-            let some = some.to_vec();
-            self.write(move |c| some.iter().try_for_each(|(pack, chunk)| packs::mended(c, *pack, *chunk, began)))
-                .await?;
-        }
-        let unprotected: Vec<PackId> = found.unprotected.iter().copied().collect();
-        for some in unprotected.chunks(STEP) {
-            let (some, meanwhile) = (some.to_vec(), meanwhile.clone());
-            self.write(move |c| some.iter().try_for_each(|pack| packs::unprotected(c, *pack, &meanwhile).map(drop)))
-                .await?;
-        }
-        let seen: Vec<(PackId, u64)> = found.seen.iter().map(|(pack, read)| (*pack, *read)).collect();
-        for some in seen.chunks(STEP) {
-            let (some, meanwhile) = (some.to_vec(), meanwhile.clone());
-            let cached: HashSet<i64> =
-                self.nodes.all().iter().filter(|m| m.row.cache_live).map(|m| m.row.row).collect();
-            self.write(move |c| {
-                for (id, read) in &some {
-                    let Some(pack) = packs::get(c, *id)?.filter(|pack| pack.state == PackState::Live) else { continue };
-                    // A proof of since then is worth more than what was seen then.
-                    if packs::proved_within(c, *id, &meanwhile)? {
-                        continue;
-                    }
-                    packs::listed(c, *id, began)?;
-                    let reach = match *read {
-                        0 => continue,
-                        read if read >= packs::good(c, *id)? => Reach::Whole,
-                        _ if cached.contains(&pack.node) => continue,
-                        _ => Reach::Sampled,
-                    };
-                    packs::proved(c, *id, Proof { reach, at: began })?;
-                }
-                Ok(())
-            })
-            .await?;
-        }
-        let orphans = found.orphans.clone();
-        self.write(move |c| orphans.iter().try_for_each(|root| packs::drop_again(c, root))).await?;
-        self.note_copies(&found.short, micros(found.began)).await
-    }
-
-    /// Writes down what listings show of copies, in small steps: first what was short before, then what is short now.
-    async fn note_copies(&self, short: &[(i64, u32)], began: i64) -> ApiResult<()> {
-        let now = self.seam.now();
-        let step = STEP as u32;
-        let mut after = Some(0);
-        while let Some(from) = after {
-            after = self.write(move |c| chunks::refresh_copies(c, from, step, now)).await?;
-        }
-        for some in short.chunks(STEP) {
-            let some = some.to_vec();
-            self.write(move |c| some.iter().try_for_each(|(chunk, good)| chunks::note_short(c, *chunk, *good))).await?;
-        }
-        self.write(move |c| chunks::note_checked(c, began)).await
-    }
-
     /// Does what was planned, for the most endangered chunks first, several packs at a time.
-    async fn execute(&self, found: &mut Diagnosis, task: &Handle) -> ApiResult<Work> {
+    async fn execute(&self, found: &mut Diagnosis, check: &Check) -> ApiResult<Work> {
+        let task = &check.task;
         let mut work = Work::default();
         let (mut unprotected, mut writes, mut drops) = (BTreeMap::new(), Vec::new(), Vec::new());
         for act in std::mem::take(&mut found.batch).into_acts() {
@@ -290,35 +260,62 @@ impl Coordinator {
                 Means::Drop(_) => drops.push(act),
             }
         }
-        let protects = unprotected.into_iter().map(|(node, packs)| self.protect_all(node, packs));
+        let protects = unprotected.into_iter().map(|(node, packs)| self.protect_all(node, packs, task));
         for (done, rest) in join_all(protects).await {
             work.add(done);
             writes.extend(rest);
         }
-        let awaited = &found.awaited;
-        let jobs = jobs(writes).into_iter().map(|job| self.write_job(job, awaited, task));
+        let (awaited, refused) = (&found.awaited, Refused::default());
+        let jobs = jobs(writes).into_iter().map(|job| self.write_job(job, awaited, &refused, task));
         let mut done = stream::iter(jobs).buffer_unordered(WRITING);
+        let mut broken = None;
         while let Some(done) = done.next().await {
-            work.add(done?);
+            match done {
+                Ok(done) => work.add(done),
+                // What is under way comes to its end first.
+                Err(error) => {
+                    refused.everything();
+                    broken.get_or_insert(error);
+                }
+            }
         }
         drop(done);
+        if let Some(error) = broken {
+            return Err(error);
+        }
         // What cannot be given up now is found to be too much by the next check.
-        self.give_up(std::mem::take(&mut work.spares), found.began).await?;
+        self.give_up(std::mem::take(&mut work.spares), found.began, check).await?;
         let spares = drops.iter().filter_map(|act| Some((act.spare()?, act.chunk, act.entry))).collect();
-        let given_up = self.give_up(spares, found.began).await?;
+        let given_up = self.give_up(spares, found.began, check).await?;
         work.did(
             drops.into_iter().filter(|act| act.spare().is_some_and(|spare| given_up.contains(&(spare, act.chunk)))),
         );
         Ok(work)
     }
 
-    /// Protects packs of one node again. Gives back what is needed of those that cannot be protected as a whole.
-    async fn protect_all(&self, node: i64, packs: BTreeMap<PackId, Vec<Act>>) -> (Work, Vec<Act>) {
-        let (mut work, mut rest) = (Work::default(), Vec::new());
+    /// Protects packs of one node again. Gives back what is needed of those that cannot be protected as a whole; where the
+    /// node does not answer, others are to get copies.
+    async fn protect_all(&self, node: i64, packs: BTreeMap<PackId, Vec<Act>>, task: &Handle) -> (Work, Vec<Act>) {
+        let (mut work, mut rest, mut failures) = (Work::default(), Vec::new(), 0);
         for (pack, acts) in packs {
+            if task.is_over() {
+                break;
+            }
+            if failures >= PATIENCE {
+                work.failed.extend(acts.iter().map(|act| (node, act.chunk)));
+                continue;
+            }
             match self.protect_again(node, pack).await {
-                Ok(()) => work.did(acts),
-                Err(error) if error.code == Code::Temporary => work.notice(error.message),
+                Ok(()) => {
+                    failures = 0;
+                    task.did(acts.len() as u64);
+                    work.did(acts);
+                }
+                Err(error) if error.code == Code::Temporary => {
+                    failures += 1;
+                    work.notice(error.message);
+                    work.failed.extend(acts.iter().map(|act| (node, act.chunk)));
+                }
                 // It cannot be protected as a whole: what is needed of it goes into another pack.
                 Err(_) => rest.extend(acts.into_iter().map(Act::anew)),
             }
@@ -327,12 +324,12 @@ impl Coordinator {
     }
 
     /// Writes one pack, unless the plan that it is of no longer holds.
-    async fn write_job(&self, job: Job, awaited: &BTreeSet<i64>, task: &Handle) -> ApiResult<Work> {
+    async fn write_job(&self, job: Job, awaited: &BTreeSet<i64>, refused: &Refused, task: &Handle) -> ApiResult<Work> {
         let mut work = Work::default();
         let Some(member) = self.nodes.get(job.node) else { return Ok(work) };
-        // A node that stops answering is asked no more; the next round goes elsewhere. Nor one that is told by somebody
-        // else what to do, or while this coordinator may change nothing.
-        if !self.may_drop(&member) || task.is_over() {
+        let bytes = job.acts.iter().map(|act| act.entry.bytes).sum();
+        self.repair_pace.wait(bytes, || self.repair_rate(), task).await;
+        if task.is_over() {
             return Ok(work);
         }
         // What one has that came back need not be made again.
@@ -341,18 +338,24 @@ impl Coordinator {
             work.stale = true;
             return Ok(work);
         }
-        let bytes = job.acts.iter().map(|act| act.entry.bytes).sum();
-        task.rest_until(self.repair_pace.turn(self.seam.monotonic(), bytes, self.repair_rate())).await;
-        if task.is_over() {
+        let taken = self.read_copies(&job.acts, &mut work).await;
+        let _turn = member.writing().await;
+        // A node that stops answering or is full is given no more; the next round goes elsewhere. Nor is one that is told
+        // by somebody else what to do, or while this coordinator may change nothing.
+        if !self.may_drop(&member) || !member.seen(self.policy.grace).open || refused.is_enough(job.node) {
+            work.failed.extend(job.acts.iter().map(|act| (job.node, act.chunk)));
             return Ok(work);
         }
-        self.write_copies(&member, job.vault, &job.acts, &mut work).await?;
+        self.write_copies(&member, job.vault, taken, &mut work).await?;
+        if work.done == 0 {
+            refused.note(job.node);
+        }
         task.did(work.done);
         Ok(work)
     }
 
-    /// Reads chunks from proved copies and writes them to one node.
-    async fn write_copies(&self, member: &Member, vault: i64, acts: &[Act], work: &mut Work) -> ApiResult<()> {
+    /// Reads chunks from proved copies, some at a time.
+    async fn read_copies<'a>(&self, acts: &'a [Act], work: &mut Work) -> Vec<Taken<'a>> {
         let fetch = |nth: usize| async move { (&acts[nth], self.fetch(&acts[nth]).await) };
         let mut fetched = stream::iter((0..acts.len()).map(fetch)).buffered(READING);
         let mut taken: Vec<Taken> = Vec::with_capacity(acts.len());
@@ -362,8 +365,17 @@ impl Coordinator {
                 Err(error) => work.notice(format!("chunk {}: {error}", act.entry.chunk)),
             }
         }
-        drop(fetched);
-        let _turn = member.writing().await;
+        taken
+    }
+
+    /// Writes chunks that were read to one node.
+    async fn write_copies(
+        &self,
+        member: &Member,
+        vault: i64,
+        mut taken: Vec<Taken<'_>>,
+        work: &mut Work,
+    ) -> ApiResult<()> {
         for one in &taken {
             self.remind(member, one.act).await;
         }

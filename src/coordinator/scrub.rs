@@ -125,13 +125,14 @@ impl Coordinator {
         for member in &members {
             total += left(member).await?.0;
         }
-        task.total(total);
+        task.remaining(total);
         let scrubs = members.iter().map(|member| self.scrub_node(member, &due, None, task));
         for (member, found) in members.iter().zip(join_all(scrubs).await) {
-            task.check()?;
             let (Scrubbed { packs, bytes, bad, unprotected }, left) = (found?, left(member).await?.0);
             nodes.push(NodeScrubbed { node: member.row.name.clone(), packs, bytes, bad, unprotected, left });
         }
+        let nodes = task.scrubbed(nodes);
+        task.check()?;
         Ok(nodes)
     }
 

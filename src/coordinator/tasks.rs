@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
+use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -17,6 +19,7 @@ use crate::admin::{
     HealthReport, NodeScrubbed, Steer, Task, TaskKind, TaskLine, TaskReport, TaskRequest, TaskState, Verdict,
 };
 use crate::api::{ApiError, ApiResult, Code};
+use crate::catalog::CatalogResult;
 use crate::catalog::nodes::{self, Draining, NodeRow};
 use crate::catalog::tasks::{self, TaskRow};
 
@@ -32,8 +35,10 @@ const KEPT: usize = 200;
 const WHOLE: usize = 8;
 /// How often the progress of a task is written down.
 const SAVE: Duration = Duration::from_secs(5);
-/// How long a drain that can do nothing waits before it tries again.
+/// How long work that can do nothing waits before it looks whether it can again.
 const RETRY: Duration = Duration::from_secs(30);
+/// How long a drain waits at most before it asks all nodes again.
+const LATER: Duration = Duration::from_secs(600);
 /// The longest that somebody waits for a task in one call.
 const MAX_WAIT: Duration = Duration::from_secs(20);
 
@@ -69,6 +74,8 @@ struct Now {
     log: Vec<TaskLine>,
     /// What it was told and has not done yet: to pause, or to be cancelled.
     told: Option<Steer>,
+    /// What it scrubbed before it was stopped.
+    scrubbed: Vec<NodeScrubbed>,
 }
 
 /// What long work has of the task that it is done for, if any.
@@ -114,11 +121,38 @@ impl Handle {
         }
     }
 
+    /// Notes how many steps there are beside those that are done.
+    pub(super) fn remaining(&self, steps: u64) {
+        if let Some(running) = &self.0 {
+            running.change(|now| now.task.total = Some(now.task.done + steps));
+        }
+    }
+
     /// Notes that so many steps more were done.
     pub(super) fn did(&self, steps: u64) {
         if let Some(running) = &self.0 {
             running.change(|now| now.task.done += steps);
         }
+    }
+
+    /// Adds what was scrubbed to what was before; gives both.
+    pub(super) fn scrubbed(&self, nodes: Vec<NodeScrubbed>) -> Vec<NodeScrubbed> {
+        let Some(running) = &self.0 else { return nodes };
+        running.change(|now| {
+            for node in nodes {
+                match now.scrubbed.iter_mut().find(|before| before.node == node.node) {
+                    None => now.scrubbed.push(node),
+                    Some(before) => {
+                        before.packs += node.packs;
+                        before.bytes += node.bytes;
+                        before.bad += node.bad;
+                        before.unprotected += node.unprotected;
+                        before.left = node.left;
+                    }
+                }
+            }
+            now.scrubbed.clone()
+        })
     }
 
     fn set_done(&self, steps: u64) {
@@ -141,6 +175,15 @@ impl Handle {
                 now.log.remove(0);
             }
         });
+    }
+
+    /// Ends when nothing more is to be begun; never for work that is done for no task.
+    pub(super) async fn is_to_stop(&self) {
+        match &self.0 {
+            None => std::future::pending().await,
+            // No work takes years.
+            Some(_) => self.rest_until(Instant::now() + Duration::from_secs(366 * 24 * 3600)).await,
+        }
     }
 
     /// Waits until then, or until nothing more is to be begun.
@@ -187,41 +230,57 @@ impl Coordinator {
     /// Begins long work, or joins what is the same and under way.
     pub(super) async fn task_start(self: &Arc<Self>, owner: &str, request: &TaskRequest) -> ApiResult<Task> {
         self.may_change()?;
-        let node = match request {
-            TaskRequest::Drain { node } => Some(self.member(node)?),
-            TaskRequest::Health { .. } | TaskRequest::Scrub { .. } => None,
-        };
-        let same = |running: &&Arc<Running>| node.is_some() && running.request == *request;
-        if let Some(running) = self.tasks.open().values().find(same) {
+        let (mut request, mut node) = (request.clone(), None);
+        if let TaskRequest::Drain { node: asked } = &mut request {
+            let member = self.drained(asked)?;
+            // A name may be another node's by the time that this ends.
+            *asked = member.row.id.to_string();
+            node = Some((member.row.row, member.row.name.clone()));
+        }
+        let _alone = self.membership.lock().await;
+        let is_same = |running: &&Arc<Running>| running.request == request && running.look(|now| now.told.is_none());
+        let paused = |running: &&Arc<Running>| node.is_some() && running.request == request;
+        let open: Vec<Arc<Running>> = self.tasks.open().values().cloned().collect();
+        let repairing = self.repairing.try_lock().is_err() || self.tasks.is_repairing();
+        if matches!(&request, TaskRequest::Health { no_wait: true, .. }) && repairing {
+            return Err(ApiError::new(Code::Busy, "a repair is under way").hint("bytenode admin task ls"));
+        }
+        if let Some(running) = open.iter().find(is_same).or_else(|| open.iter().find(paused)) {
             return Ok(running.look(|now| now.task.clone()));
         }
-        if self.tasks.open().len() >= MOST {
+        if open.len() >= MOST {
             return Err(ApiError::new(Code::Busy, format!("{MOST} tasks are under way")).hint("bytenode admin task ls"));
-        }
-        if let TaskRequest::Health { no_wait: true, .. } = request
-            && (self.repairing.try_lock().is_err() || self.tasks.is_repairing())
-        {
-            return Err(ApiError::new(Code::Busy, "a repair is under way").hint("bytenode admin task ls"));
         }
         let mut task = Task {
             id: 0,
             kind: request.kind(),
             state: TaskState::Running,
             owner: owner.to_owned(),
-            node: node.as_ref().map(|member| member.row.name.clone()),
+            node: node.as_ref().map(|(_, name)| name.clone()),
             done: 0,
             total: None,
             message: String::new(),
             created: self.seam.now(),
             ended: None,
         };
-        if let Some(member) = &node {
-            self.set_draining(member, Draining::Yes).await?;
+        let (first, asked, row) = (task.clone(), request.clone(), node.as_ref().map(|(row, _)| *row));
+        task.id = self
+            .write(move |c| {
+                row.map_or(Ok(()), |row| drain_note(c, row, Draining::Yes, first.created))?;
+                tasks::create(c, &first, &asked)
+            })
+            .await?;
+        if let Some((row, _)) = node {
+            self.say_draining(row, Draining::Yes);
         }
-        let (first, asked) = (task.clone(), request.clone());
-        task.id = self.write(move |c| tasks::create(c, &first, &asked)).await?;
-        self.begin(TaskRow { task: task.clone(), request: request.clone(), log: Vec::new(), outcome: None });
+        self.begin(TaskRow { task: task.clone(), request, log: Vec::new(), outcome: None });
         Ok(task)
+    }
+
+    /// The node of a drain: by its identity, which a drain goes by, or by its name.
+    fn drained(&self, node: &str) -> ApiResult<Arc<Member>> {
+        let known = node.parse().ok().and_then(|id| self.nodes.known(&id));
+        known.map_or_else(|| self.member(node), Ok)
     }
 
     /// Takes up the tasks that the last start left.
@@ -229,8 +288,12 @@ impl Coordinator {
     /// # Errors
     /// The catalog's.
     pub async fn resume_tasks(self: &Arc<Self>) -> ApiResult<()> {
-        for row in self.read(tasks::open).await? {
+        for mut row in self.read(tasks::open).await? {
             let id = row.task.id;
+            // Nodes that start beside this one are not lost because they do not answer yet.
+            if let TaskRequest::Health { now, .. } = &mut row.request {
+                *now = false;
+            }
             self.begin(row);
             if let Some(running) = self.tasks.find(id) {
                 Handle(Some(running)).say(self, "the coordinator was started again");
@@ -240,7 +303,8 @@ impl Coordinator {
     }
 
     fn begin(self: &Arc<Self>, row: TaskRow) {
-        let TaskRow { task, request, log, .. } = row;
+        let TaskRow { task, request, log, outcome } = row;
+        let before: TaskOutcome = outcome.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
         let limit = match &request {
             TaskRequest::Health { time_limit, .. } => *time_limit,
             TaskRequest::Scrub { .. } | TaskRequest::Drain { .. } => None,
@@ -252,7 +316,7 @@ impl Coordinator {
             TaskState::Running | TaskState::Done | TaskState::Failed => None,
         };
         let id = task.id;
-        let now = Mutex::new(Now { task, log, told });
+        let now = Mutex::new(Now { task, log, told, scrubbed: before.scrub.unwrap_or_default() });
         let running = Arc::new(Running { request, until, now, changed: watch::Sender::new(0) });
         self.tasks.open().insert(id, Arc::clone(&running));
         let coordinator = Arc::clone(self);
@@ -299,6 +363,11 @@ impl Coordinator {
             match result {
                 Err(_) if handle.halts() => {}
                 Ok(outcome) => break (TaskState::Done, outcome),
+                // A person decides who is in charge; then it goes on.
+                Err(error) if error.code == Code::ReadOnly => {
+                    handle.say(&self, error.message);
+                    handle.rest_until(self.seam.monotonic() + RETRY).await;
+                }
                 Err(error) => {
                     handle.say(&self, error.message.clone());
                     break (TaskState::Failed, TaskOutcome { error: Some(error), ..TaskOutcome::default() });
@@ -307,9 +376,11 @@ impl Coordinator {
         };
         if state == TaskState::Cancelled {
             handle.say(&self, "cancelled");
+        }
+        if state != TaskState::Done {
             if let TaskRequest::Drain { node } = &running.request
-                && let Ok(member) = self.member(node)
-                && let Err(error) = self.set_draining(&member, Draining::No).await
+                && let Ok(member) = self.drained(node)
+                && let Err(error) = self.set_draining(member.row.row, Draining::No).await
             {
                 tracing::warn!(%error, "opening a node again");
             }
@@ -344,51 +415,63 @@ impl Coordinator {
     }
 
     /// Empties a node: ends when every chunk that it has is wanted no more, or has all its copies on other nodes, as those
-    /// have just said.
-    async fn drain(&self, name: &str, handle: &Handle) -> ApiResult<TaskOutcome> {
-        let member = self.member(name)?;
+    /// have just said. Fails where that cannot be, though all nodes answer.
+    async fn drain(&self, node: &str, handle: &Handle) -> ApiResult<TaskOutcome> {
+        let member = self.drained(node)?;
         let row = member.row.row;
-        if member.row.draining != Draining::Yes {
-            self.set_draining(&member, Draining::Yes).await?;
-        }
         let all = self.read(move |c| nodes::usage(c, row)).await?.chunks;
         let total = handle.0.as_ref().and_then(|running| running.look(|now| now.task.total)).unwrap_or(0).max(all);
         handle.total(total);
         loop {
             handle.check()?;
-            self.member(name)?;
+            let member = self.drained(node)?;
+            let name = member.row.name.clone();
+            if let Some(running) = &handle.0 {
+                running.change(|now| now.task.node = Some(name.clone()));
+            }
+            match member.row.draining {
+                Draining::No => return Err(ApiError::new(Code::Changed, format!("{name} takes new chunks again"))),
+                Draining::Paused => self.set_draining(row, Draining::Yes).await?,
+                Draining::Yes => {}
+            }
             let since = self.seam.now();
             let report = self.mend(Check { task: handle.clone(), quiet: true, ..Check::default() }).await?;
-            let left = self.read(move |c| nodes::needed(c, row, since)).await?;
+            let left = self.read(move |c| nodes::needed(c, row, since, false)).await?;
             handle.set_done(total.saturating_sub(left));
             if left == 0 {
                 handle.say(self, format!("no copy that counts is on {name} alone any more"));
                 return Ok(TaskOutcome { health: Some(report), ..TaskOutcome::default() });
             }
+            let away = self.nodes.all().iter().any(|one| one.row.row != row && !one.answers());
+            if report.actions_total == 0 && !away && self.nodes.vanished().is_none() {
+                let what = format!("{left} chunks on {name} have no place on the other nodes");
+                return Err(ApiError::new(Code::TooFewNodes, what).hint("bytenode admin node add URL"));
+            }
             let why = report.notices.first().map_or("the other nodes take no more", String::as_str);
             handle.say(self, format!("{left} chunks wait for other nodes: {why}"));
-            handle.rest_until(self.seam.monotonic() + RETRY).await;
+            // At once when a node comes or goes, else now and then.
+            let (nodes, until) = (self.answering(), self.seam.monotonic() + LATER);
+            while self.seam.monotonic() < until && self.answering() == nodes && handle.check().is_ok() {
+                handle.rest_until(self.seam.monotonic() + RETRY).await;
+            }
         }
     }
 
-    /// Begins or ends the emptying of a node.
-    pub(super) async fn set_draining(&self, member: &Member, draining: Draining) -> ApiResult<()> {
+    /// Begins or ends the emptying of a node (by row).
+    pub(super) async fn set_draining(&self, row: i64, draining: Draining) -> ApiResult<()> {
         self.may_change()?;
-        let (row, now) = (member.row.row, self.seam.now());
-        let text = match draining {
-            Draining::No => "takes new chunks again",
-            Draining::Yes => "is being emptied",
-            Draining::Paused => "its emptying was paused",
-        };
-        self.write(move |c| {
-            nodes::set_draining(c, row, draining)?;
-            tasks::note_node(c, row, text, now)
-        })
-        .await?;
+        let _alone = self.membership.lock().await;
+        let now = self.seam.now();
+        self.write(move |c| drain_note(c, row, draining, now)).await?;
+        self.say_draining(row, draining);
+        Ok(())
+    }
+
+    /// To be called while nobody else changes nodes.
+    fn say_draining(&self, row: i64, draining: Draining) {
         if let Some(member) = self.nodes.get(row) {
             self.nodes.set(member.changed(NodeRow { draining, ..member.row.clone() }));
         }
-        Ok(())
     }
 
     /// Writes down how a task stands.
@@ -400,7 +483,9 @@ impl Coordinator {
             Some(Steer::Cancel) if !task.state.has_ended() => TaskState::Cancelled,
             _ => task.state,
         };
-        let kept = outcome.map(|outcome| {
+        let so_far = running.look(|now| now.scrubbed.clone());
+        let so_far = TaskOutcome { scrub: Some(so_far).filter(|nodes| !nodes.is_empty()), ..TaskOutcome::default() };
+        let kept = outcome.or_else(|| so_far.scrub.is_some().then_some(&so_far)).map(|outcome| {
             let mut kept = outcome.clone();
             if let Some(health) = &mut kept.health {
                 health.findings.truncate(KEPT);
@@ -465,7 +550,7 @@ impl Coordinator {
             _ => None,
         };
         if let Some((node, draining)) = draining {
-            self.set_draining(&*self.member(node)?, draining).await?;
+            self.set_draining(self.drained(node)?.row.row, draining).await?;
         }
         running.change(|now| {
             now.told = match (steer, now.told) {
@@ -486,6 +571,17 @@ impl Coordinator {
         drop(tokio::time::timeout(MAX_WAIT, settling).await);
         Ok(running.look(|now| now.task.clone()))
     }
+}
+
+/// Writes down that a node is to be emptied, or no longer.
+fn drain_note(c: &Connection, row: i64, draining: Draining, now: Timestamp) -> CatalogResult<()> {
+    let text = match draining {
+        Draining::No => "takes new chunks again",
+        Draining::Yes => "is being emptied",
+        Draining::Paused => "its emptying was paused",
+    };
+    nodes::set_draining(c, row, draining)?;
+    tasks::note_node(c, row, text, now)
 }
 
 /// A check's outcome in a line.

@@ -7,7 +7,7 @@ use bytenode::admin::{
 };
 use bytenode::api::Code;
 
-use crate::support::pool::{CAPACITY, Like, MIB, Pool, Setup, bytes};
+use crate::support::pool::{CAPACITY, MIB, Pool, Setup, bytes};
 
 fn drain(node: &str) -> TaskRequest {
     TaskRequest::Drain { node: node.to_owned() }
@@ -97,12 +97,14 @@ async fn a_drained_node_is_empty_and_nothing_is_lost() {
     }
 }
 
-/// Without room elsewhere nothing is given up: the drain waits and says why. It can be paused, survives a start of the
-/// coordinator, goes on with a new node, and does not begin anew.
+/// Without room elsewhere nothing is given up. While a node is away, the drain waits and says why. It can be paused, survives
+/// a start of the coordinator, goes on when the node is back, and does not begin anew.
 #[tokio::test(start_paused = true)]
-async fn a_drain_waits_for_room_and_survives_a_start() {
-    let mut pool = Pool::new(Setup::builtin(3)).await;
+async fn a_drain_waits_for_a_node_and_survives_a_start() {
+    let mut pool = Pool::new(Setup::builtin(4)).await;
     let content = bytes(1, 4 * MIB);
+    pool.kill(3);
+    pool.coordinator.ask_nodes().await;
     pool.admin.put("bn:/a", &content).await;
     let task = start(&pool, &drain("n1")).await;
     said(&pool, task.id, "4 chunks wait for other nodes").await;
@@ -113,7 +115,7 @@ async fn a_drain_waits_for_room_and_survives_a_start() {
 
     pool.restart().await;
     pool.coordinator.resume_tasks().await.unwrap();
-    pool.add_node(Like::Builtin, CAPACITY).await;
+    pool.revive(3).await;
     let report = pool.admin.session.task(task.id, 20, u64::MAX).await.unwrap();
     assert_eq!(report.task.state, TaskState::Paused, "{report:?}");
     // Nobody else moves what is not to be moved now.
@@ -139,9 +141,43 @@ async fn a_drain_waits_for_room_and_survives_a_start() {
     assert_eq!(pool.admin.session.task(99, 0, 0).await.unwrap_err().code, Code::NotFound);
 }
 
+/// Where all nodes answer and none has room, waiting is for nothing: that is said, and the node takes new chunks again.
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_cannot_end_is_refused() {
+    let pool = Pool::new(Setup::builtin(3)).await;
+    pool.admin.put("bn:/a", &bytes(1, 4 * MIB)).await;
+    let task = start(&pool, &drain("n1")).await;
+    let report = ended(&pool, task.id).await;
+    assert_eq!((report.task.state, report.error.unwrap().code), (TaskState::Failed, Code::TooFewNodes));
+    assert_eq!(report.task.message, "4 chunks on n1 have no place on the other nodes");
+    assert_eq!(pool.count(ON_FIRST).await, 4);
+    assert_eq!(state(&pool, "n1").await, NodeState::Online);
+}
+
+/// A drain goes on under the node's new name, and is of no other that gets the old one.
+#[tokio::test(start_paused = true)]
+async fn a_drain_is_of_a_node_and_not_of_its_name() {
+    let pool = Pool::new(Setup::builtin(4)).await;
+    pool.kill(3);
+    pool.coordinator.ask_nodes().await;
+    pool.admin.put("bn:/a", &bytes(1, 4 * MIB)).await;
+    let task = start(&pool, &drain("n1")).await;
+    said(&pool, task.id, "chunks wait for other nodes").await;
+    for (from, to) in [("n1", "cellar"), ("n2", "n1")] {
+        let name = NodeSet { name: Some(to.into()), ..NodeSet::default() };
+        pool.admin.session.node_set(from, &name).await.unwrap();
+    }
+    pool.revive(3).await;
+    let report = ended(&pool, task.id).await;
+    assert_eq!((report.task.state, report.task.node.as_deref()), (TaskState::Done, Some("cellar")));
+    assert_eq!((state(&pool, "cellar").await, state(&pool, "n1").await), (NodeState::Draining, NodeState::Online));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_drain_that_is_cancelled_opens_the_node_again() {
-    let pool = Pool::new(Setup::builtin(3)).await;
+    let pool = Pool::new(Setup::builtin(4)).await;
+    pool.kill(3);
+    pool.coordinator.ask_nodes().await;
     pool.admin.put("bn:/a", &bytes(1, 4 * MIB)).await;
     let task = start(&pool, &drain("n1")).await;
     said(&pool, task.id, "chunks wait for other nodes").await;

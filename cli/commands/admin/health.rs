@@ -96,7 +96,7 @@ pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
     let report = if args.dry_run {
         session.health(&HealthRequest { dry_run: true, now: args.now, read: args.read }).await?
     } else {
-        let time_limit = args.time_limit.map(|limit| limit.as_secs());
+        let time_limit = args.time_limit.map(|limit| limit.as_secs().max(1));
         let request = TaskRequest::Health { now: args.now, read: args.read, time_limit, no_wait: args.no_wait };
         let Some(task) = task::begin(ctx, &session, &request, args.detach).await? else { return Ok(Exit::Done) };
         task::finish(ctx, &session, task.id).await?.health.ok_or_else(|| lost_report(task.id))?

@@ -148,7 +148,7 @@ async fn list(ctx: &Ctx, session: &Arc<dyn Session>) -> Outcome<Exit> {
 
 async fn show(ctx: &Ctx, session: &Arc<dyn Session>, args: &ShowArgs) -> Outcome<Exit> {
     let report = match args.wait {
-        true => follow(ctx, session, args.id).await?,
+        true => follow(ctx, session, args.id, false).await?,
         false => session.task(args.id, 0, 0).await?,
     };
     record(ctx, &report.task)?;
@@ -212,9 +212,14 @@ pub async fn begin(
     Ok(None)
 }
 
-/// Waits for a task to end, and shows how far it is. One that failed or was cancelled is a failure.
+/// Waits for a task to end, and shows how far it is. One that failed, was cancelled or is paused is a failure.
 pub async fn finish(ctx: &Ctx, session: &Arc<dyn Session>, id: u64) -> Outcome<TaskReport> {
-    let report = follow(ctx, session, id).await?;
+    let report = follow(ctx, session, id, true).await?;
+    if report.task.state == TaskState::Paused {
+        return Err(
+            Failure::new(Code::Busy, format!("task {id} is paused")).hint(format!("bytenode admin task resume {id}"))
+        );
+    }
     if let Some(error) = report.error {
         return Err(error.into());
     }
@@ -224,15 +229,15 @@ pub async fn finish(ctx: &Ctx, session: &Arc<dyn Session>, id: u64) -> Outcome<T
     Ok(report)
 }
 
-/// Waits for a task to end, however it does.
-async fn follow(ctx: &Ctx, session: &Arc<dyn Session>, id: u64) -> Outcome<TaskReport> {
+/// Waits for a task to end, however it does, or to be paused.
+async fn follow(ctx: &Ctx, session: &Arc<dyn Session>, id: u64, not_paused: bool) -> Outcome<TaskReport> {
     let shows = ctx.ui.level > Level::Quiet && std::io::stderr().is_terminal();
     let line = shows.then(|| ctx.ui.line());
     let mut reported = Instant::now();
     let (mut done, mut wait) = (0, 1);
     loop {
         let report = session.task(id, wait, done).await?;
-        if report.task.state.has_ended() {
+        if report.task.state.has_ended() || (not_paused && report.task.state == TaskState::Paused) {
             return Ok(report);
         }
         (done, wait) = (report.task.done, if shows { 1 } else { WAIT });
@@ -252,6 +257,7 @@ async fn follow(ctx: &Ctx, session: &Arc<dyn Session>, id: u64) -> Outcome<TaskR
 fn progress(task: &Task) -> String {
     let what = title(task);
     let far = match task.total {
+        _ if task.state == TaskState::Paused => "paused".to_owned(),
         Some(total) if total > 0 => format!("{} of {}", count(task.done), count(total)),
         _ => "asking the nodes".to_owned(),
     };

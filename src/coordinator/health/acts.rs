@@ -99,7 +99,7 @@ pub(super) fn plan_copies(
     chunk: &ChunkState,
     standings: &[(&ReplicaRow, Standing)],
     copies: &Copies<'_>,
-    check: &Check,
+    (check, held): (&Check, bool),
     batch: &mut Batch,
 ) {
     let source =
@@ -112,21 +112,32 @@ pub(super) fn plan_copies(
         let (node, pack) = (replica.node, replica.pack);
         batch.add(act(Means::Protect { from: from.clone(), node, pack }));
     }
-    let spare = |node: i64| {
-        let on = |(replica, standing): &&(&ReplicaRow, Standing)| replica.node == node && standing.can_be_read();
-        standings.iter().find(on).map(|(replica, _)| Spare { node, pack: replica.pack })
-    };
-    if copies.has_surplus() {
-        spares.into_iter().filter_map(spare).for_each(|spare| batch.add(act(Means::Drop(spare))));
+    if held {
         return;
     }
+    // A node may have a chunk in more packs than one.
+    let all_on = |node: i64| -> Vec<Spare> {
+        let on = |(replica, standing): &&(&ReplicaRow, Standing)| {
+            replica.node == node && !matches!(standing, Standing::Waiting | Standing::Gone)
+        };
+        standings.iter().filter(on).map(|(replica, _)| Spare { node, pack: replica.pack }).collect()
+    };
+    let drop_all = |node: i64, batch: &mut Batch, but: Option<Spare>| {
+        let others = all_on(node).into_iter().filter(|spare| Some(*spare) != but);
+        others.for_each(|spare| batch.add(act(Means::Drop(spare))));
+    };
+    if copies.has_surplus() {
+        spares.into_iter().for_each(|node| drop_all(node, batch, None));
+        return;
+    }
+    let spare = |node: i64| all_on(node).into_iter().next();
     let short = copies.short();
     let has = |(r, s): &&(&ReplicaRow, Standing)| {
         (s.can_be_read() || *s == Standing::Waiting) && !copies.leaving.contains(&r.node)
     };
     let have: Vec<usize> = standings.iter().filter(has).filter_map(|(r, _)| view.at(r.node)).collect();
-    let mut excluded: Vec<usize> = copies.leaving.iter().filter_map(|row| view.at(*row)).collect();
-    excluded.extend(check.lost.and_then(|row| view.at(row)));
+    let closed = copies.leaving.iter().chain(copies.unlisted);
+    let mut excluded: Vec<usize> = closed.filter_map(|row| view.at(*row)).collect();
     let failed = |(_, member): &(usize, &Arc<Member>)| check.failed.contains(&(member.row.row, chunk.row));
     excluded.extend(view.members.iter().enumerate().filter(failed).map(|(at, _)| at));
     let lost = |at: usize| {
@@ -161,8 +172,10 @@ pub(super) fn plan_copies(
     for (nth, (at, _)) in targets.iter().enumerate() {
         writes.push((*at, if nth < urgent || !whole { None } else { leaving.next() }));
     }
-    if whole {
-        leaving.filter_map(spare).for_each(|spare| batch.add(act(Means::Drop(spare))));
+    if whole && short > 0 {
+        leaving.chain(copies.spoilt.iter().copied()).for_each(|node| drop_all(node, batch, None));
+        let moved = writes.iter().filter_map(|(_, leaves)| *leaves);
+        moved.for_each(|node| drop_all(node, batch, spare(node)));
     }
     // Then those that share a zone are parted.
     let mut after: BTreeSet<usize> = have.iter().copied().chain(targets.iter().map(|(at, _)| *at)).collect();
@@ -209,7 +222,8 @@ fn spares(view: &View, chunk: &ChunkState, standings: &[(&ReplicaRow, Standing)]
     if kept.len() < copies.target {
         return Vec::new();
     }
-    let mut spare: Vec<i64> = copies.good.iter().copied().filter(|row| !kept.contains(row)).collect();
+    let good = copies.good.iter().copied().filter(|row| !kept.contains(row));
+    let mut spare: Vec<i64> = good.chain(copies.spoilt.iter().copied()).collect();
     spare.sort_by_key(|row| !copies.leaving.contains(row));
     spare
 }

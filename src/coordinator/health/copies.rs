@@ -17,6 +17,10 @@ pub(super) struct Copies<'a> {
     pub waiting: BTreeSet<i64>,
     /// Those that are to be emptied, whether they have a copy or not.
     pub leaving: &'a BTreeSet<i64>,
+    /// Those that did not list what they have, and get nothing.
+    pub unlisted: &'a BTreeSet<i64>,
+    /// Those of `leaving` that lost theirs, or have them wrong: that is to be forgotten.
+    pub spoilt: BTreeSet<i64>,
 }
 
 impl Copies<'_> {
@@ -45,7 +49,7 @@ impl Copies<'_> {
     /// Whether there are more good copies than wanted, of those that stay.
     pub fn has_surplus(&self) -> bool {
         let staying = self.staying().len();
-        staying > self.target || (staying == self.target && self.good.len() > staying)
+        staying > self.target || (staying == self.target && (self.good.len() > staying || !self.spoilt.is_empty()))
     }
 }
 

@@ -48,6 +48,8 @@ pub(super) struct Answers {
     pub leaving: BTreeSet<i64>,
     /// One that does not come back.
     pub lost: Option<i64>,
+    /// Those that did not list what they have.
+    pub unlisted: BTreeSet<i64>,
 }
 
 impl Answers {

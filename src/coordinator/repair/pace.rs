@@ -1,31 +1,33 @@
 //! How fast repair goes: so many bytes a second over the whole pool, a quarter of that while clients are at work.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::coordinator::Coordinator;
+use crate::coordinator::tasks::Handle;
 
 /// A put or read that gave a sign of life within this time is under way: each gives one a minute.
 const AT_WORK: Duration = Duration::from_secs(90);
 /// What repair leaves to clients that are at work: all but one part in so many.
 const SHARE: u64 = 4;
-/// The longest that one pack waits for its turn: the rate may have become another one.
-const TURN: Duration = Duration::from_secs(60);
-
-/// Spreads bytes over time.
+/// Spreads bytes over time: whoever waits for its turn keeps others waiting.
 #[derive(Debug, Default)]
-pub(in crate::coordinator) struct Pace(Mutex<Option<Instant>>);
+pub(in crate::coordinator) struct Pace(tokio::sync::Mutex<Option<Instant>>);
 
 impl Pace {
-    /// When so many bytes more may be moved, at so many a second.
-    pub fn turn(&self, now: Instant, bytes: u64, rate: u64) -> Instant {
-        let took = Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
-        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = free.map_or(now, |free| free.clamp(now, now + TURN));
-        *free = Some(start + took);
-        start
+    /// Waits until so many bytes more may be moved, at so many a second as the rate is then, or the task is over.
+    pub async fn wait(&self, bytes: u64, rate: impl Fn() -> u64, task: &Handle) {
+        let mut free = tokio::select! {
+            biased;
+            free = self.0.lock() => free,
+            () = task.is_to_stop() => return,
+        };
+        if let Some(then) = *free {
+            task.rest_until(then).await;
+        }
+        let took = Duration::from_secs_f64(bytes as f64 / rate().max(1) as f64);
+        *free = Some(Instant::now() + took);
     }
 }
 

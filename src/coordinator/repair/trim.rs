@@ -10,6 +10,7 @@ use crate::catalog::nodes::Draining;
 use crate::catalog::packs::{self, NewPack};
 use crate::catalog::spare::{self, Kept};
 use crate::catalog::{micros, scrub};
+use crate::coordinator::health::Check;
 use crate::coordinator::health::acts::Spare;
 use crate::coordinator::{Coordinator, Policy};
 use crate::id::PackId;
@@ -22,6 +23,7 @@ impl Coordinator {
         &self,
         spares: Vec<(Spare, i64, PackEntry)>,
         began: Timestamp,
+        check: &Check,
     ) -> ApiResult<HashSet<(Spare, i64)>> {
         let mut of_packs: BTreeMap<Spare, Vec<(i64, PackEntry)>> = BTreeMap::new();
         for (spare, chunk, entry) in spares {
@@ -31,7 +33,9 @@ impl Coordinator {
         for (spare, chunks) in of_packs {
             let before = all.len();
             for (chunk, entry) in chunks {
-                if self.may_change().is_err() {
+                // While many nodes are away, nothing is too much.
+                let held = !check.now && self.nodes.vanished().is_some();
+                if held || check.task.is_over() || self.may_change().is_err() {
                     return Ok(all);
                 }
                 if self.give_up_one(spare, chunk, entry, began).await? {
@@ -50,7 +54,10 @@ impl Coordinator {
         let (since, fresh) = (micros(began), self.times_since(self.ago(self.policy.fresh)));
         let (own, away) = (spare.pack, leaving.clone());
         let found = self.read(move |c| spare::kept(c, chunk, &entry.chunk, own, &away)).await?;
-        let Some((target, kept)) = found else { return Ok(false) };
+        let Some((target, mut kept)) = found else { return Ok(false) };
+        // What nobody can ask for now is no reason to give another up.
+        let answering: BTreeSet<i64> = self.answering_nodes();
+        kept.retain(|one| answering.contains(&one.node));
         let wanted = Policy::write_rule(target) as usize;
         let mut proved: BTreeSet<PackId> = BTreeSet::new();
         let mut nodes: BTreeSet<i64> = BTreeSet::new();
@@ -87,10 +94,15 @@ impl Coordinator {
         if nodes.len() < wanted {
             return Ok(false);
         }
-        self.write(move |c| {
-            spare::give_up(c, (spare.node, spare.pack), (chunk, &entry.chunk), since, &proved, &leaving)
-        })
-        .await
+        let (node, pack) = (spare.node, spare.pack);
+        let counts = spare::Counts { since, answering: self.answering_nodes(), leaving, proved };
+        self.write(move |c| spare::give_up(c, (node, pack), (chunk, &entry.chunk), &counts)).await
+    }
+
+    /// Nodes (by row) that answer, and obey this coordinator.
+    fn answering_nodes(&self) -> BTreeSet<i64> {
+        let members = self.nodes.all();
+        members.iter().filter(|one| one.answers() && one.agrees()).map(|one| one.row.row).collect()
     }
 
     /// Nodes (by row) that are to be emptied.
@@ -111,7 +123,8 @@ impl Coordinator {
                 return Ok(());
             };
             let held = packs::chunks(c, id)?;
-            if held.is_empty() || scrub::is_replaced(c, id)? {
+            // A node cannot make a pack of what it has wrong.
+            if held.is_empty() || held.iter().any(|held| held.bad) || scrub::is_replaced(c, id)? {
                 return Ok(());
             }
             let new = NewPack {
