@@ -333,7 +333,11 @@ pub fn shrink(c: &Connection, pack: &PackRow) -> CatalogResult<Option<Vec<packs:
     for one in held {
         let used = c.prepare_cached("SELECT 1 FROM manifest WHERE chunk_id = ?1")?.exists([one.row])?;
         // A node cannot make a pack of what it has wrong, and nobody misses that where there are enough others.
-        if used && !(one.bad && is_enough(c, one.row, pack.node)?) { needed.push(one) } else { rest.push(one) }
+        match used {
+            true if one.bad && is_enough(c, one.row, pack.node)? => packs::forget_replica(c, pack.id, one.row)?,
+            true => needed.push(one),
+            false => rest.push(one),
+        }
     }
     if needed.is_empty() || rest.is_empty() {
         return Ok(None);

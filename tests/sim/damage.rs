@@ -135,6 +135,11 @@ impl Damage {
         !self.excused.is_empty()
     }
 
+    /// Whether any copy of a chunk was destroyed.
+    pub fn was_of(&self, chunk: &ChunkId) -> bool {
+        self.excused.iter().any(|(.., destroyed)| destroyed == chunk)
+    }
+
     /// Whether a copy was destroyed, in its pack, in one that its pack took the place of, or in one that takes its place.
     pub fn excuses(&self, truth: &Truth, replica: &Replica) -> bool {
         let latest = truth.successors.get(&replica.pack).unwrap_or(&replica.root);
