@@ -377,13 +377,12 @@ impl Coordinator {
         if state == TaskState::Cancelled {
             handle.say(&self, "cancelled");
         }
-        if state != TaskState::Done {
-            if let TaskRequest::Drain { node } = &running.request
-                && let Ok(member) = self.drained(node)
-                && let Err(error) = self.set_draining(member.row.row, Draining::No).await
-            {
-                tracing::warn!(%error, "opening a node again");
-            }
+        if let TaskRequest::Drain { node } = &running.request
+            && state != TaskState::Done
+            && let Ok(member) = self.drained(node)
+            && let Err(error) = self.set_draining(member.row.row, Draining::No).await
+        {
+            tracing::warn!(%error, "opening a node again");
         }
         let ended = self.seam.now();
         running.change(|now| (now.task.state, now.task.ended) = (state, Some(ended)));

@@ -34,10 +34,13 @@ async fn copies(pool: &Pool) -> Copies {
     there.collect()
 }
 
-fn steps(report: &HealthReport) -> Vec<(Do, String, Option<String>, Option<String>, u64)> {
+/// What is done, to which chunk, from where and to where, and its bytes.
+type Step = (Do, String, Option<String>, Option<String>, u64);
+
+fn steps(report: &HealthReport) -> Vec<Step> {
     let step =
         |action: &Action| (action.act, action.chunk.to_string(), action.from.clone(), action.to.clone(), action.bytes);
-    let mut steps: Vec<_> = report.actions.iter().map(step).collect();
+    let mut steps: Vec<Step> = report.actions.iter().map(step).collect();
     steps.sort();
     steps
 }

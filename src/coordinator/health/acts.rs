@@ -1,10 +1,9 @@
 //! What mends a chunk, as plain data: which copy is written where, from which others, and which pack is protected again.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use crate::admin::{Action, Do};
-use crate::coordinator::registry::{Member, View};
+use crate::coordinator::registry::View;
 use crate::id::{PackId, PackRoot};
 use crate::pack::PackEntry;
 
@@ -93,7 +92,7 @@ impl Batch {
 }
 
 /// Plans as many new copies as are short: first in the place of those that a node lost, then where they belong. With enough
-/// of them, plans to give up those that are too many.
+/// of them, plans to give up those that are too many. While repair is `held`, only protects again what is there.
 pub(super) fn plan_copies(
     view: &View,
     chunk: &ChunkState,
@@ -102,130 +101,198 @@ pub(super) fn plan_copies(
     (check, held): (&Check, bool),
     batch: &mut Batch,
 ) {
-    let source =
-        |(replica, _): &(&ReplicaRow, Standing)| Source { node: replica.node, pack: replica.pack, root: replica.root };
-    let from: Vec<Source> = standings.iter().filter(|(_, s)| s.can_be_read()).map(source).collect();
-    let good = from.len();
-    let act = |means| Act { means, chunk: chunk.row, vault: chunk.vault, entry: chunk.entry, good };
-    let spares = if copies.has_surplus() { spares(view, chunk, standings, copies) } else { Vec::new() };
-    for (replica, _) in standings.iter().filter(|(r, s)| *s == Standing::Unprotected && !spares.contains(&r.node)) {
-        let (node, pack) = (replica.node, replica.pack);
-        batch.add(act(Means::Protect { from: from.clone(), node, pack }));
-    }
+    let planner = Planner { view, chunk, standings, copies, check };
+    let spares = if copies.has_surplus() { planner.spares() } else { Vec::new() };
+    planner.protect(&spares, batch);
     if held {
         return;
     }
-    // A node may have a chunk in more packs than one.
-    let all_on = |node: i64| -> Vec<Spare> {
+    if copies.has_surplus() {
+        spares.into_iter().for_each(|node| planner.drop_all(node, None, batch));
+        return;
+    }
+    let mut writes = planner.copy(batch);
+    planner.part(&mut writes);
+    writes.into_iter().for_each(|write| planner.write(write, batch));
+}
+
+/// Plans for one chunk. Nodes are meant by their index in the view, or by their row.
+struct Planner<'a> {
+    view: &'a View,
+    chunk: &'a ChunkState,
+    standings: &'a [(&'a ReplicaRow, Standing)],
+    copies: &'a Copies<'a>,
+    check: &'a Check,
+}
+
+/// A copy to be written: where (by index), and the node (by row) whose copy it stands for.
+type NewCopy = (usize, Option<i64>);
+
+impl Planner<'_> {
+    fn sources(&self) -> Vec<Source> {
+        let readable = self.standings.iter().filter(|(_, standing)| standing.can_be_read());
+        readable.map(|(r, _)| Source { node: r.node, pack: r.pack, root: r.root }).collect()
+    }
+
+    fn act(&self, means: Means) -> Act {
+        let good = self.standings.iter().filter(|(_, standing)| standing.can_be_read()).count();
+        Act { means, chunk: self.chunk.row, vault: self.chunk.vault, entry: self.chunk.entry, good }
+    }
+
+    /// Packs that are there and not protected, but for those on nodes whose copies are too many.
+    fn protect(&self, spares: &[i64], batch: &mut Batch) {
+        let bare = self.standings.iter().filter(|(_, standing)| *standing == Standing::Unprotected);
+        for (replica, _) in bare.filter(|(replica, _)| !spares.contains(&replica.node)) {
+            let (node, pack) = (replica.node, replica.pack);
+            batch.add(self.act(Means::Protect { from: self.sources(), node, pack }));
+        }
+    }
+
+    /// A node's replicas of the chunk: it may have it in more packs than one.
+    fn all_on(&self, node: i64) -> Vec<Spare> {
         let on = |(replica, standing): &&(&ReplicaRow, Standing)| {
             replica.node == node && !matches!(standing, Standing::Waiting | Standing::Gone)
         };
-        standings.iter().filter(on).map(|(replica, _)| Spare { node, pack: replica.pack }).collect()
-    };
-    let drop_all = |node: i64, batch: &mut Batch, but: Option<Spare>| {
-        let others = all_on(node).into_iter().filter(|spare| Some(*spare) != but);
-        others.for_each(|spare| batch.add(act(Means::Drop(spare))));
-    };
-    if copies.has_surplus() {
-        spares.into_iter().for_each(|node| drop_all(node, batch, None));
-        return;
+        self.standings.iter().filter(on).map(|(replica, _)| Spare { node, pack: replica.pack }).collect()
     }
-    let spare = |node: i64| all_on(node).into_iter().next();
-    let short = copies.short();
-    let has = |(r, s): &&(&ReplicaRow, Standing)| {
-        (s.can_be_read() || *s == Standing::Waiting) && !copies.leaving.contains(&r.node)
-    };
-    let have: Vec<usize> = standings.iter().filter(has).filter_map(|(r, _)| view.at(r.node)).collect();
-    let closed = copies.leaving.iter().chain(copies.unlisted);
-    let mut excluded: Vec<usize> = closed.filter_map(|row| view.at(*row)).collect();
-    let failed = |(_, member): &(usize, &Arc<Member>)| check.failed.contains(&(member.row.row, chunk.row));
-    excluded.extend(view.members.iter().enumerate().filter(failed).map(|(at, _)| at));
-    let lost = |at: usize| {
+
+    fn drop_all(&self, node: i64, but: Option<Spare>, batch: &mut Batch) {
+        let others = self.all_on(node).into_iter().filter(|spare| Some(*spare) != but);
+        others.for_each(|spare| batch.add(self.act(Means::Drop(spare))));
+    }
+
+    /// The replica that a node lost or has wrong.
+    fn lost(&self, at: usize) -> Option<PackId> {
         let of_it = |(replica, standing): &&(&ReplicaRow, Standing)| {
-            matches!(standing, Standing::Missing | Standing::Corrupt) && view.at(replica.node) == Some(at)
+            matches!(standing, Standing::Missing | Standing::Corrupt) && self.view.at(replica.node) == Some(at)
         };
-        standings.iter().find(of_it).map(|(replica, _)| replica.pack)
-    };
-    let takes = |at: usize| view.seen[at].open && !excluded.contains(&at) && !have.contains(&at);
-    let mut targets: Vec<usize> = Vec::new();
-    for at in (0..view.members.len()).filter(|at| takes(*at) && lost(*at).is_some()) {
-        let zone = |at: usize| view.members[at].row.zone.as_str();
-        let is_taken = |wanted: &str| have.iter().chain(&targets).any(|at| zone(*at) == wanted);
-        let other = (0..view.members.len()).any(|other| takes(other) && !is_taken(zone(other)));
-        // Where it was is the place for it, unless another zone is.
-        if !is_taken(zone(at)) || !other {
-            targets.push(at);
+        self.standings.iter().find(of_it).map(|(replica, _)| replica.pack)
+    }
+
+    /// Nodes that have a copy, or may come back with one, and that stay.
+    fn have(&self) -> Vec<usize> {
+        let has = |(r, s): &&(&ReplicaRow, Standing)| {
+            (s.can_be_read() || *s == Standing::Waiting) && !self.copies.leaving.contains(&r.node)
+        };
+        self.standings.iter().filter(has).filter_map(|(r, _)| self.view.at(r.node)).collect()
+    }
+
+    /// Nodes that get nothing of this.
+    fn excluded(&self) -> Vec<usize> {
+        let closed = self.copies.leaving.iter().chain(self.copies.unlisted).filter_map(|row| self.view.at(*row));
+        let failed = (0..self.view.members.len()).filter(|at| self.failed(*at));
+        closed.chain(failed).collect()
+    }
+
+    fn failed(&self, at: usize) -> bool {
+        self.check.failed.contains(&(self.row(at), self.chunk.row))
+    }
+
+    fn row(&self, at: usize) -> i64 {
+        self.view.members[at].row.row
+    }
+
+    fn zone(&self, at: usize) -> &str {
+        self.view.members[at].row.zone.as_str()
+    }
+
+    /// Where as many copies go as are short.
+    fn targets(&self) -> Vec<usize> {
+        let (have, excluded, short) = (self.have(), self.excluded(), self.copies.short());
+        let takes = |at: usize| self.view.seen[at].open && !excluded.contains(&at) && !have.contains(&at);
+        let mut targets: Vec<usize> = Vec::new();
+        for at in (0..self.view.members.len()).filter(|at| takes(*at) && self.lost(*at).is_some()) {
+            let is_taken = |wanted: &str| have.iter().chain(&targets).any(|at| self.zone(*at) == wanted);
+            let other = (0..self.view.members.len()).any(|other| takes(other) && !is_taken(self.zone(other)));
+            // Where it was is the place for it, unless another zone is.
+            if !is_taken(self.zone(at)) || !other {
+                targets.push(at);
+            }
+        }
+        let beside: Vec<usize> = have.iter().chain(&targets).copied().collect();
+        targets.extend(self.view.topology.choose_beside(&self.chunk.entry.chunk, &beside, &excluded, short));
+        // A node whose block cache is live takes what it lost or spoilt without writing it: others come first.
+        targets.sort_by_key(|at| self.lost(*at).is_some() && self.view.members[*at].row.cache_live);
+        targets.truncate(short);
+        targets
+    }
+
+    /// Copies for those that are missing, and for those on nodes that are to be emptied: what is needless there then is to be
+    /// given up.
+    fn copy(&self, batch: &mut Batch) -> Vec<NewCopy> {
+        let (targets, copies) = (self.targets(), self.copies);
+        let short = copies.short();
+        // What is missing comes first: only the last ones stand for copies that leave, and these go once the target is there
+        // without any of them.
+        let whole = copies.staying().len() + targets.len() >= copies.target;
+        let mut leaving = copies.good.intersection(copies.leaving).copied();
+        let urgent = short.saturating_sub(copies.moves());
+        let stands_for = |(nth, at)| (at, if nth < urgent || !whole { None } else { leaving.next() });
+        let writes: Vec<NewCopy> = targets.into_iter().enumerate().map(stands_for).collect();
+        if whole && short > 0 {
+            let others: Vec<i64> = leaving.chain(copies.spoilt.iter().copied()).collect();
+            others.into_iter().for_each(|node| self.drop_all(node, None, batch));
+            let moved = writes.iter().filter_map(|(_, leaves)| *leaves);
+            moved.for_each(|node| self.drop_all(node, self.spare(node), batch));
+        }
+        writes
+    }
+
+    fn spare(&self, node: i64) -> Option<Spare> {
+        self.all_on(node).into_iter().next()
+    }
+
+    /// Then those that share a zone are parted.
+    fn part(&self, writes: &mut Vec<NewCopy>) {
+        let mut after: BTreeSet<usize> = self.have().into_iter().chain(writes.iter().map(|(at, _)| *at)).collect();
+        let (staying, mut excluded) = (self.copies.staying(), self.excluded());
+        let may = |at: usize| staying.contains(&self.row(at)) && !self.failed(at);
+        while let Some(from) = crowded_at(self.view, &after, &may).filter(|_| self.copies.waiting.is_empty()) {
+            after.remove(&from);
+            excluded.push(from);
+            let others: Vec<usize> = after.iter().copied().collect();
+            let is_new = |at: &usize| others.iter().all(|other| self.zone(*other) != self.zone(*at));
+            let chosen = self.view.topology.choose_beside(&self.chunk.entry.chunk, &others, &excluded, 1);
+            let Some(to) = chosen.into_iter().find(is_new) else { break };
+            after.insert(to);
+            writes.push((to, Some(self.row(from))));
         }
     }
-    let beside: Vec<usize> = have.iter().chain(&targets).copied().collect();
-    targets.extend(view.topology.choose_beside(&chunk.entry.chunk, &beside, &excluded, short));
-    let mut targets: Vec<(usize, Option<PackId>)> = targets.into_iter().map(|at| (at, lost(at))).collect();
-    // A node whose block cache is live takes what it lost or spoilt without writing it: others come first.
-    targets.sort_by_key(|(at, instead)| instead.is_some() && view.members[*at].row.cache_live);
-    targets.truncate(short);
-    // What is missing comes first: only the last ones stand for copies that leave, and these go once the target is there
-    // without any of them.
-    let whole = copies.staying().len() + targets.len() >= copies.target;
-    let mut leaving = copies.good.intersection(copies.leaving).copied();
-    let urgent = short.saturating_sub(copies.moves());
-    let mut writes: Vec<(usize, Option<i64>)> = Vec::new();
-    for (nth, (at, _)) in targets.iter().enumerate() {
-        writes.push((*at, if nth < urgent || !whole { None } else { leaving.next() }));
-    }
-    if whole && short > 0 {
-        leaving.chain(copies.spoilt.iter().copied()).for_each(|node| drop_all(node, batch, None));
-        let moved = writes.iter().filter_map(|(_, leaves)| *leaves);
-        moved.for_each(|node| drop_all(node, batch, spare(node)));
-    }
-    // Then those that share a zone are parted.
-    let mut after: BTreeSet<usize> = have.iter().copied().chain(targets.iter().map(|(at, _)| *at)).collect();
-    let staying = copies.staying();
-    let may = |at: usize| staying.contains(&view.members[at].row.row) && !failed(&(at, &view.members[at]));
-    while let Some(from) = crowded_at(view, &after, &may).filter(|_| copies.waiting.is_empty()) {
-        after.remove(&from);
-        excluded.push(from);
-        let others: Vec<usize> = after.iter().copied().collect();
-        let is_new =
-            |at: &usize| others.iter().all(|other| view.members[*other].row.zone != view.members[*at].row.zone);
-        let to = view.topology.choose_beside(&chunk.entry.chunk, &others, &excluded, 1).into_iter().find(is_new);
-        let Some(to) = to else { break };
-        after.insert(to);
-        writes.push((to, Some(view.members[from].row.row)));
-    }
-    for (at, leaves) in writes {
-        let (instead, then_drop) = (lost(at), leaves.and_then(spare));
+
+    fn write(&self, (at, leaves): NewCopy, batch: &mut Batch) {
+        let (instead, then_drop) = (self.lost(at), leaves.and_then(|node| self.spare(node)));
         let what = match (instead, then_drop) {
             (_, Some(_)) => Do::Move,
             (Some(_), None) => Do::Replace,
             (None, None) => Do::Copy,
         };
-        let to = view.members[at].row.row;
         // The node that a copy leaves gives it, where it answers: nobody else has to read.
-        let mut from = from.clone();
+        let mut from = self.sources();
         from.sort_by_key(|source| then_drop.is_none_or(|spare| spare.node != source.node));
-        batch.add(act(Means::Write { act: what, from, to, instead, then_drop }));
+        batch.add(self.act(Means::Write { act: what, from, to: self.row(at), instead, then_drop }));
     }
-}
 
-/// The nodes whose copies are too many: first those that are to be emptied, then those where the chunk belongs least. One
-/// that is not protected is kept only where the others are too few.
-fn spares(view: &View, chunk: &ChunkState, standings: &[(&ReplicaRow, Standing)], copies: &Copies<'_>) -> Vec<i64> {
-    let is_sure = |row: &i64| standings.iter().any(|(r, s)| r.node == *row && *s == Standing::Good);
-    let (sure, bare): (Vec<i64>, Vec<i64>) = copies.staying().into_iter().partition(is_sure);
-    let keep = |rows: &[i64], wanted: usize| -> Vec<i64> {
-        let nodes: Vec<usize> = rows.iter().filter_map(|row| view.at(*row)).collect();
-        let kept = view.topology.keep(&chunk.entry.chunk, &nodes, wanted);
-        kept.into_iter().map(|at| view.members[at].row.row).collect()
-    };
-    let mut kept = keep(&sure, copies.target);
-    kept.extend(keep(&bare, copies.target.saturating_sub(kept.len())));
-    if kept.len() < copies.target {
-        return Vec::new();
+    /// The nodes (by row) whose copies are too many: first those that are to be emptied, then those where the chunk belongs
+    /// least. One that is not protected is kept only where the others are too few.
+    fn spares(&self) -> Vec<i64> {
+        let (view, copies) = (self.view, self.copies);
+        let is_sure = |row: &i64| self.standings.iter().any(|(r, s)| r.node == *row && *s == Standing::Good);
+        let (sure, bare): (Vec<i64>, Vec<i64>) = copies.staying().into_iter().partition(is_sure);
+        let keep = |rows: &[i64], wanted: usize| -> Vec<i64> {
+            let nodes: Vec<usize> = rows.iter().filter_map(|row| view.at(*row)).collect();
+            let kept = view.topology.keep(&self.chunk.entry.chunk, &nodes, wanted);
+            kept.into_iter().map(|at| self.row(at)).collect()
+        };
+        let mut kept = keep(&sure, copies.target);
+        kept.extend(keep(&bare, copies.target.saturating_sub(kept.len())));
+        if kept.len() < copies.target {
+            return Vec::new();
+        }
+        let good = copies.good.iter().copied().filter(|row| !kept.contains(row));
+        let mut spare: Vec<i64> = good.chain(copies.spoilt.iter().copied()).collect();
+        spare.sort_by_key(|row| !copies.leaving.contains(row));
+        spare
     }
-    let good = copies.good.iter().copied().filter(|row| !kept.contains(row));
-    let mut spare: Vec<i64> = good.chain(copies.spoilt.iter().copied()).collect();
-    spare.sort_by_key(|row| !copies.leaving.contains(row));
-    spare
 }
 
 impl Act {
