@@ -216,6 +216,9 @@ pub struct NodeInfo {
     /// Bytes that it can still take, as it said when it was asked last; unknown until then.
     #[serde(default)]
     pub free_bytes: Option<u64>,
+    /// Why it does not answer; nothing when it did when it was asked last.
+    #[serde(default)]
+    pub failure: Option<String>,
     /// Milliseconds by which its clock was ahead of the coordinator's (negative: behind) when it was asked last; it tells
     /// whole seconds. Unknown where it does not tell.
     #[serde(default)]

@@ -125,6 +125,8 @@ enum Finder {
     Read,
     /// `admin scrub --all`.
     Scrub,
+    /// Nobody, before the node is emptied.
+    Drain,
 }
 
 /// A file with the damage that is done to it.
@@ -219,6 +221,7 @@ impl Table {
             Finder::Presence => self.find_by_health(&["admin", "health"]),
             Finder::Read => self.find_by_health(&["admin", "health", "--read"]),
             Finder::Scrub => self.find_by_scrub(),
+            Finder::Drain => unreachable!("it has a table of its own"),
         }
     }
 
@@ -327,6 +330,29 @@ fn table(like: Like, finder: Finder, damages: &[Damage]) {
     }
 }
 
+/// A node whose copies are damaged is emptied into a new one: what arrives there is right, whatever the old one gave, and it
+/// can be forgotten.
+fn drained(like: Like) {
+    let caches = if like == Like::Kubo { &[65_536, 0][..] } else { &[0] };
+    for cache in caches {
+        let settings = [("Datastore.BlockKeyCacheSize", json!(cache))];
+        let Some(mut table) = Table::start(like, &settings, Finder::Drain, &Damage::OF_A_CHUNK) else { return };
+        table.strike();
+        let fresh = Node::start(&table.user, like, "fresh".to_owned(), &settings).unwrap();
+        let old = table.nodes[0].name.clone();
+        table.user.ok(&["admin", "node", "drain", &old]);
+        for cell in &table.cells {
+            assert!(cell.chunks.iter().all(|chunk| fresh.has_right(chunk)), "{}", table.named(cell));
+        }
+        table.user.ok(&["admin", "node", "remove", &old]);
+        table.nodes[0] = fresh;
+        let (lines, code) = table.user.json(&["admin", "health", "--read"]);
+        assert_eq!((code, &lines.last().unwrap()["verdict"]), (0, &json!("healthy")), "{lines:?}");
+        table.is_whole();
+        table.serves_alone();
+    }
+}
+
 /// All damages to chunks. Whoever finds something bad wakes repair, which lists: what a listing shows has a pool for itself,
 /// so that nothing but the finder finds it.
 fn of_chunks(like: Like, finder: Finder) {
@@ -363,6 +389,16 @@ fn a_check_that_reads_mends_packs() {
 #[test]
 fn a_check_that_reads_mends_blocks() {
     table(Like::Kubo, Finder::Read, &Damage::OF_A_CHUNK);
+}
+
+#[test]
+fn a_drain_moves_right_packs() {
+    drained(Like::Builtin);
+}
+
+#[test]
+fn a_drain_moves_right_blocks() {
+    drained(Like::Kubo);
 }
 
 #[test]

@@ -10,7 +10,7 @@ mod reach;
 
 use std::time::Duration;
 
-use bytenode::admin::{NodeInfo, NodeRisks, NodeState, Role, Session, Status, WhoAmI};
+use bytenode::admin::{NodeInfo, NodeRisks, Role, Session, Status, WhoAmI};
 use bytenode::api::{ApiResult, Code};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -212,7 +212,7 @@ fn node(
     started: &Started,
 ) -> Vec<Finding> {
     let mend = mend(&info.name, started);
-    let answers = !matches!(info.state, NodeState::Suspect | NodeState::Offline);
+    let answers = info.failure.is_none();
     let mut found = vec![judge::state(info, &mend)];
     if answers {
         found.extend(judge::node_version(info, &me.version, started.nodes.contains(&info.name)));

@@ -46,6 +46,7 @@ impl Coordinator {
             last_seen: member.row.last_seen,
             version: seen.version,
             free_bytes: seen.free_bytes,
+            failure: seen.failure,
             clock_skew_ms: seen.clock_skew.map(|skew| i64::try_from(skew.as_millis()).unwrap_or(i64::MAX)),
         })
     }

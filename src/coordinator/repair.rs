@@ -140,7 +140,7 @@ impl Coordinator {
     /// Keeps the pool in repair, for as long as it is polled: at once when something is known to be short, and now and then
     /// because nobody may have noticed. A check costs what the pool is large, so a large one rests longer.
     pub async fn keep_in_repair(&self) {
-        let (mut answering, mut rested) = (None, self.seam.monotonic());
+        let (mut answering, mut rested, mut verdict) = (None, self.seam.monotonic(), None);
         loop {
             let wanted =
                 tokio::time::timeout(self.about(self.policy.check), self.repair_wanted.notified()).await.is_ok();
@@ -153,6 +153,11 @@ impl Coordinator {
             match self.mend(Check::default()).await {
                 Ok(report) => {
                     tracing::info!(repaired = report.repaired, remaining = report.remaining, "repair");
+                    // What is as it was before is no news.
+                    if report.repaired > 0 || verdict != Some(report.verdict) {
+                        verdict = Some(report.verdict);
+                        self.note_check(report.clone()).await;
+                    }
                     let ended = self.seam.monotonic();
                     rested = ended + ((ended - began) * REST).min(LONGEST_REST);
                     // Else what could not be mended is tried again soon.

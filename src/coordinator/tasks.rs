@@ -2,25 +2,24 @@
 //! of the coordinator. Each kind of work can be cut short between two steps and begun again without harm, so what a pause
 //! or a start needs to know is in the catalog anyway.
 
+mod drain;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
-use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use self::drain::drain_note;
 use super::Coordinator;
 use super::health::Check;
-use super::registry::Member;
 use crate::admin::{
     HealthReport, NodeScrubbed, Steer, Task, TaskKind, TaskLine, TaskReport, TaskRequest, TaskState, Verdict,
 };
 use crate::api::{ApiError, ApiResult, Code};
-use crate::catalog::CatalogResult;
-use crate::catalog::nodes::{self, Draining, NodeRow};
+use crate::catalog::nodes::Draining;
 use crate::catalog::tasks::{self, TaskRow};
 
 /// Tasks that may be open at once.
@@ -37,8 +36,6 @@ const WHOLE: usize = 8;
 const SAVE: Duration = Duration::from_secs(5);
 /// How long work that can do nothing waits before it looks whether it can again.
 const RETRY: Duration = Duration::from_secs(30);
-/// How long a drain waits at most before it asks all nodes again.
-const LATER: Duration = Duration::from_secs(600);
 /// The longest that somebody waits for a task in one call.
 const MAX_WAIT: Duration = Duration::from_secs(20);
 
@@ -56,6 +53,17 @@ struct TaskOutcome {
     error: Option<ApiError>,
     health: Option<HealthReport>,
     scrub: Option<Vec<NodeScrubbed>>,
+}
+
+impl TaskOutcome {
+    /// As it is kept for good: with the beginnings of long lists.
+    fn kept(mut self) -> String {
+        if let Some(health) = &mut self.health {
+            health.findings.truncate(KEPT);
+            health.actions.truncate(KEPT);
+        }
+        serde_json::to_string(&self).unwrap_or_default()
+    }
 }
 
 /// A task under way.
@@ -277,12 +285,6 @@ impl Coordinator {
         Ok(task)
     }
 
-    /// The node of a drain: by its identity, which a drain goes by, or by its name.
-    fn drained(&self, node: &str) -> ApiResult<Arc<Member>> {
-        let known = node.parse().ok().and_then(|id| self.nodes.known(&id));
-        known.map_or_else(|| self.member(node), Ok)
-    }
-
     /// Takes up the tasks that the last start left.
     ///
     /// # Errors
@@ -413,66 +415,6 @@ impl Coordinator {
         }
     }
 
-    /// Empties a node: ends when every chunk that it has is wanted no more, or has all its copies on other nodes, as those
-    /// have just said. Fails where that cannot be, though all nodes answer.
-    async fn drain(&self, node: &str, handle: &Handle) -> ApiResult<TaskOutcome> {
-        let member = self.drained(node)?;
-        let row = member.row.row;
-        let all = self.read(move |c| nodes::usage(c, row)).await?.chunks;
-        let total = handle.0.as_ref().and_then(|running| running.look(|now| now.task.total)).unwrap_or(0).max(all);
-        handle.total(total);
-        loop {
-            handle.check()?;
-            let member = self.drained(node)?;
-            let name = member.row.name.clone();
-            if let Some(running) = &handle.0 {
-                running.change(|now| now.task.node = Some(name.clone()));
-            }
-            match member.row.draining {
-                Draining::No => return Err(ApiError::new(Code::Changed, format!("{name} takes new chunks again"))),
-                Draining::Paused => self.set_draining(row, Draining::Yes).await?,
-                Draining::Yes => {}
-            }
-            let since = self.seam.now();
-            let report = self.mend(Check { task: handle.clone(), quiet: true, ..Check::default() }).await?;
-            let left = self.read(move |c| nodes::needed(c, row, since, false)).await?;
-            handle.set_done(total.saturating_sub(left));
-            if left == 0 {
-                handle.say(self, format!("no copy that counts is on {name} alone any more"));
-                return Ok(TaskOutcome { health: Some(report), ..TaskOutcome::default() });
-            }
-            let away = self.nodes.all().iter().any(|one| one.row.row != row && !one.answers());
-            if report.actions_total == 0 && !away && self.nodes.vanished().is_none() {
-                let what = format!("{left} chunks on {name} have no place on the other nodes");
-                return Err(ApiError::new(Code::TooFewNodes, what).hint("bytenode admin node add URL"));
-            }
-            let why = report.notices.first().map_or("the other nodes take no more", String::as_str);
-            handle.say(self, format!("{left} chunks wait for other nodes: {why}"));
-            // At once when a node comes or goes, else now and then.
-            let (nodes, until) = (self.answering(), self.seam.monotonic() + LATER);
-            while self.seam.monotonic() < until && self.answering() == nodes && handle.check().is_ok() {
-                handle.rest_until(self.seam.monotonic() + RETRY).await;
-            }
-        }
-    }
-
-    /// Begins or ends the emptying of a node (by row).
-    pub(super) async fn set_draining(&self, row: i64, draining: Draining) -> ApiResult<()> {
-        self.may_change()?;
-        let _alone = self.membership.lock().await;
-        let now = self.seam.now();
-        self.write(move |c| drain_note(c, row, draining, now)).await?;
-        self.say_draining(row, draining);
-        Ok(())
-    }
-
-    /// To be called while nobody else changes nodes.
-    fn say_draining(&self, row: i64, draining: Draining) {
-        if let Some(member) = self.nodes.get(row) {
-            self.nodes.set(member.changed(NodeRow { draining, ..member.row.clone() }));
-        }
-    }
-
     /// Writes down how a task stands.
     async fn save(&self, running: &Running, outcome: Option<&TaskOutcome>) {
         let (mut task, log, told) = running.look(|now| (now.task.clone(), now.log.clone(), now.told));
@@ -484,16 +426,36 @@ impl Coordinator {
         };
         let so_far = running.look(|now| now.scrubbed.clone());
         let so_far = TaskOutcome { scrub: Some(so_far).filter(|nodes| !nodes.is_empty()), ..TaskOutcome::default() };
-        let kept = outcome.or_else(|| so_far.scrub.is_some().then_some(&so_far)).map(|outcome| {
-            let mut kept = outcome.clone();
-            if let Some(health) = &mut kept.health {
-                health.findings.truncate(KEPT);
-                health.actions.truncate(KEPT);
-            }
-            serde_json::to_string(&kept).unwrap_or_default()
-        });
+        let kept = outcome.or_else(|| so_far.scrub.is_some().then_some(&so_far)).map(|outcome| outcome.clone().kept());
         if let Err(error) = self.write(move |c| tasks::save(c, &task, &log, kept.as_deref())).await {
             tracing::warn!(%error, "writing down a task");
+        }
+    }
+
+    /// Takes down what a check found and did that nobody asked for, among those that somebody did.
+    pub(super) async fn note_check(&self, report: HealthReport) {
+        let now = self.seam.now();
+        let text = said(&report);
+        let mut task = Task {
+            id: 0,
+            kind: TaskKind::Health,
+            state: TaskState::Done,
+            owner: "coordinator".to_owned(),
+            node: None,
+            done: report.repaired,
+            total: Some(report.actions_total),
+            message: text.clone(),
+            created: now,
+            ended: Some(now),
+        };
+        let outcome = TaskOutcome { health: Some(report), ..TaskOutcome::default() }.kept();
+        let request = TaskRequest::Health { now: false, read: false, time_limit: None, no_wait: false };
+        let noted = self.write(move |c| {
+            task.id = tasks::create(c, &task, &request)?;
+            tasks::save(c, &task, &[TaskLine { at: now, text }], Some(&outcome))
+        });
+        if let Err(error) = noted.await {
+            tracing::warn!(%error, "writing down a check");
         }
     }
 
@@ -570,17 +532,6 @@ impl Coordinator {
         drop(tokio::time::timeout(MAX_WAIT, settling).await);
         Ok(running.look(|now| now.task.clone()))
     }
-}
-
-/// Writes down that a node is to be emptied, or no longer.
-fn drain_note(c: &Connection, row: i64, draining: Draining, now: Timestamp) -> CatalogResult<()> {
-    let text = match draining {
-        Draining::No => "takes new chunks again",
-        Draining::Yes => "is being emptied",
-        Draining::Paused => "its emptying was paused",
-    };
-    nodes::set_draining(c, row, draining)?;
-    tasks::note_node(c, row, text, now)
 }
 
 /// A check's outcome in a line.

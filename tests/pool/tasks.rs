@@ -332,3 +332,33 @@ async fn what_is_lost_with_a_node_is_said_first() {
         assert_eq!(pool.admin.try_get(&path).await.is_err(), named.contains(&path), "{path}");
     }
 }
+
+/// What the coordinator mends by itself is told afterwards, like what somebody asked for; that all is as it was is no news.
+#[tokio::test(start_paused = true)]
+async fn checks_that_nobody_asked_for_are_told_too() {
+    let pool = Pool::new(Setup::builtin(4)).await;
+    pool.admin.put("bn:/a", &bytes(1, 3 * MIB)).await;
+    pool.nodes[0].memory.wipe();
+    let told = async {
+        for _ in 0..5 {
+            tokio::time::advance(pool.coordinator.about(Duration::from_secs(1200))).await;
+            pool.coordinator.ask_nodes().await;
+        }
+        loop {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            let tasks = pool.admin.session.tasks().await.unwrap();
+            if !tasks.is_empty() {
+                return tasks;
+            }
+        }
+    };
+    let tasks = tokio::select! {
+        () = pool.coordinator.keep_in_repair() => unreachable!("it goes on for ever"),
+        tasks = told => tasks,
+    };
+    assert_eq!(tasks.len(), 1, "{tasks:?}");
+    assert_eq!((tasks[0].owner.as_str(), tasks[0].state), ("coordinator", TaskState::Done));
+    assert!(tasks[0].message.starts_with("healthy; repaired "), "{tasks:?}");
+    let report = pool.admin.session.task(tasks[0].id, 0, 0).await.unwrap().health.unwrap();
+    assert_eq!((report.verdict, report.repaired), (Verdict::Healthy, tasks[0].done));
+}

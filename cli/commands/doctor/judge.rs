@@ -161,6 +161,9 @@ pub fn state(node: &NodeInfo, mend: &str) -> Finding {
         NodeState::Full => {
             Finding::risk("node", "full", "bytenode admin node add URL (another), or make room on its disk")
         }
+        NodeState::Suspect if node.failure.is_none() => {
+            bad(Weight::Risk, "gets nothing new: it comes and goes, or its clock is wrong")
+        }
         NodeState::Suspect => bad(Weight::Risk, "has not answered the coordinator for a moment"),
         NodeState::Offline => bad(Weight::Failed, "does not answer the coordinator"),
     }

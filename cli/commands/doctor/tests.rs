@@ -99,8 +99,8 @@ fn a_pool_that_is_well() {
 fn a_pool_that_is_not() {
     let nodes = [
         node("n1", &json!({"clock_skew_ms": -90_000, "free_bytes": 2_u64 << 30, "version": "bytenode 0.0.9"})),
-        node("n2", &json!({"state": "suspect"})),
-        node("n3", &json!({"state": "offline"})),
+        node("n2", &json!({"state": "suspect", "failure": "refused"})),
+        node("n3", &json!({"state": "offline", "failure": "refused"})),
         node("nas", &json!({"kind": "kubo", "version": "kubo 0.32.1", "clock_skew_ms": 400_000, "zone": "n\u{1b}1"})),
         node("full", &json!({"state": "full", "zone": "n1"})),
     ];

@@ -271,6 +271,7 @@ pub(super) fn chunk_rows() -> Page<ChunkRow> {
 
 pub(super) fn node_info() -> NodeInfo {
     NodeInfo {
+        failure: Some("refused \u{fc}".into()),
         name: NODE_NAME.to_owned(),
         id: node(),
         url: "http://127.0.0.1:5001".to_owned(),
