@@ -1,6 +1,6 @@
 //! A whole look at a pool that is well, and at one that is not.
 
-use bytenode::admin::NodeWay;
+use bytenode::admin::{NodeState, NodeWay};
 use bytenode::api::ApiError;
 use bytenode::node::NodeFailure;
 use serde_json::{Value, json};
@@ -174,7 +174,7 @@ fn who_is_no_admin_is_told_who_can_mend_it() {
     asked.risks = Ok(Vec::new());
     if let Ok(status) = &mut asked.status {
         status.disk = None;
-        status.nodes[0].state = NodeState::Offline;
+        (status.nodes[0].state, status.nodes[0].failure) = (NodeState::Offline, Some("refused".into()));
     }
     asked.tried = Err(ApiError::new(Code::NotFound, "there is no such call"));
     insta::assert_snapshot!(whole(&asked, &started(), 10), @r"
