@@ -62,12 +62,15 @@ pub async fn measure(pool: &Pool, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// What the coordinator and the nodes used.
+/// What the coordinator and the nodes used. Where all of them share one machine, cores that are busy bound the rate too.
 pub fn usage_told(taken: &Taken, size: f64) {
-    let (coordinator, nodes) = taken.beside.split_first().map_or((0.0, &[][..]), |((cpu, _), nodes)| (*cpu, nodes));
+    let (coordinator, peak) = taken.beside.first().copied().unwrap_or_default();
+    let nodes: f64 = taken.beside.iter().skip(1).map(|(cpu, _)| cpu).sum();
+    let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
     told("coordinator CPU", coordinator * GIB / size, "s/GiB");
-    told("nodes CPU", nodes.iter().map(|(cpu, _)| cpu).sum::<f64>() * GIB / size, "s/GiB");
-    told("coordinator peak memory", taken.beside.first().map_or(0.0, |(_, peak)| *peak as f64 / MIB), "MiB");
+    told("nodes CPU", nodes * GIB / size, "s/GiB");
+    told("cores busy with it", (coordinator + nodes + taken.client_cpu) / taken.seconds / cores * 100.0, "%");
+    told("coordinator peak memory", peak as f64 / MIB, "MiB");
 }
 
 /// One pack that is copied.
