@@ -12,13 +12,14 @@ mod calls;
 mod made;
 mod pool;
 #[path = "../support/process.rs"]
+#[allow(dead_code, reason = "shared with other examples, whose daemons do not end by themselves")]
 mod process;
 mod rows;
 mod shape;
 mod stored;
 mod table;
 #[path = "../support/usage.rs"]
-#[allow(dead_code, reason = "shared with another example, which measures whole commands")]
+#[allow(dead_code, reason = "shared with other examples, which measure whole commands")]
 mod usage;
 
 use std::path::PathBuf;

@@ -62,7 +62,7 @@ impl Pool {
     }
 
     fn nodes(dir: &Path) -> Result<Self> {
-        let executable = executable()?;
+        let executable = executable("bytenode")?;
         let mut pool =
             Self { executable, dir: dir.to_owned(), nodes: Vec::new(), coordinator: None, url: String::new() };
         for index in 0..NODES as usize {

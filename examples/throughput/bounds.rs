@@ -10,45 +10,12 @@ use bytenode::chunk::FileHash;
 use bytenode::seal::{self, Key};
 use bytes::BytesMut;
 
+use crate::random::Generator;
 use crate::usage::{cpu, settle};
 
 const MIB: usize = 1 << 20;
 /// How often the disk is made to keep what was written.
 const SYNC_EACH: u64 = 64 << 20;
-
-/// Bytes that do not repeat and do not compress, as fast as memory takes them (xorshift64*, Vigna 2014).
-pub struct Generator(u64);
-
-impl Generator {
-    /// Other seeds give other bytes.
-    pub const fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    /// Fills a buffer.
-    pub fn fill(&mut self, buffer: &mut [u8]) {
-        for piece in buffer.chunks_mut(8) {
-            self.0 ^= self.0 >> 12;
-            self.0 ^= self.0 << 25;
-            self.0 ^= self.0 >> 27;
-            piece.copy_from_slice(&self.0.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes()[..piece.len()]);
-        }
-    }
-
-    /// Writes a file of so many bytes.
-    pub fn file(&mut self, path: &Path, bytes: u64) -> Result<()> {
-        let mut file = File::create(path)?;
-        let mut buffer = vec![0; MIB];
-        let mut left = bytes;
-        while left > 0 {
-            self.fill(&mut buffer);
-            let some = usize::try_from(left).map_or(MIB, |left| left.min(MIB));
-            file.write_all(&buffer[..some])?;
-            left -= some as u64;
-        }
-        Ok(())
-    }
-}
 
 /// Bytes a second that the disk takes, synced every 64 MiB. The file stays: memory that its removal gave back would make
 /// what is measured afterwards look faster than the disk.

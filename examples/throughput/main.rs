@@ -7,14 +7,22 @@
 //! runs only as far as the machine was equally idle.
 
 mod bounds;
+#[path = "../support/pool.rs"]
+#[allow(dead_code, reason = "shared with another example, which starts the coordinator anew")]
 mod pool;
 mod probe;
 #[path = "../support/process.rs"]
+#[allow(dead_code, reason = "shared with other examples, which stop processes")]
 mod process;
+#[path = "../support/random.rs"]
+mod random;
 mod table;
 mod tail;
 #[path = "../support/usage.rs"]
+#[allow(dead_code, reason = "shared with other examples, which watch processes at rest")]
 mod usage;
+#[path = "../support/wire.rs"]
+mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,22 +31,13 @@ use anyhow::Result;
 use bytenode::api::{Api, BeginPut};
 use bytenode::client::{Client, ClientLimits};
 use bytenode::node::GrantToken;
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 
-use bounds::Generator;
-use pool::Pool;
+use pool::{Kind, Pool};
 use probe::{Best, Probe, Shape};
+use random::Generator;
 use tail::Times;
 use usage::{Taken, measure};
-
-/// What the nodes are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Kind {
-    /// ByteNode's own.
-    Builtin,
-    /// `ipfs` daemons.
-    Kubo,
-}
 
 /// Measures put, get and cat on a throwaway pool
 #[derive(Debug, Parser)]
@@ -107,31 +106,14 @@ async fn main() -> Result<()> {
     // A signal must run the pool's clean-up too.
     tokio::select! {
         done = run(&args) => done,
-        () = stopped() => anyhow::bail!("interrupted"),
+        () = process::stopped() => anyhow::bail!("interrupted"),
     }
-}
-
-#[cfg(unix)]
-async fn stopped() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut term) = signal(SignalKind::terminate()) else { return std::future::pending().await };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
-}
-
-#[cfg(not(unix))]
-async fn stopped() {
-    // Without a handler the system ends the process.
-    let _ = tokio::signal::ctrl_c().await;
 }
 
 async fn run(args: &Args) -> Result<()> {
     say("starting the pool");
-    let pool = Pool::start(args.kind, args.nodes, args.dir.as_deref())?;
-    let beside: Vec<u32> =
-        [pool.coordinator_pid()].into_iter().chain(pool.nodes.iter().map(|node| node.pid())).collect();
+    let pool = Pool::start("throughput", args.kind, args.nodes, "", args.dir.as_deref())?;
+    let beside = pool.pids();
     let file = pool.scratch().join("large");
     Generator::new(1).file(&file, args.size)?;
     say("the disk");
@@ -186,13 +168,7 @@ fn same(one: &Path, two: &Path) -> Result<bool> {
 fn small_files(pool: &Pool, args: &Args, beside: &[u32]) -> Result<(Taken, Taken)> {
     say("small files");
     let dir = pool.scratch().join("small");
-    for number in 0..args.small {
-        let place = dir.join(format!("{:03}", number / 256));
-        if number % 256 == 0 {
-            std::fs::create_dir_all(&place)?;
-        }
-        Generator::new(1000 + number).file(&place.join(format!("{number:07}")), args.small_size)?;
-    }
+    random::files(&dir, args.small, args.small_size)?;
     let put = measure(put(pool, args)?.arg(&dir).arg("bn:/small"), beside)?;
     let back = pool.scratch().join("small-back");
     let get = measure(pool.client()?.args(["-q", "get", "bn:/small"]).arg(&back), beside)?;

@@ -5,17 +5,16 @@ use std::time::Duration;
 use crate::probe::Best;
 use crate::tail::{LARGE, SMALL, Times};
 use crate::usage::Taken;
-use crate::{Args, Kind, Results};
+use crate::{Args, Results};
 
 const MIB: f64 = (1 << 20) as f64;
 const GIB: f64 = (1 << 30) as f64;
 
 /// Prints everything, with the ratios.
 pub fn print(args: &Args, results: &Results) {
-    let nodes = if args.kind == Kind::Kubo { "Kubo" } else { "built-in" };
     let how = if args.public { "public" } else { "sealed" };
     let size = args.size as f64;
-    println!("\n{} MiB, {} {nodes} nodes, {} copies, {how}\n", args.size >> 20, args.nodes, args.copies);
+    println!("\n{} MiB, {} {} nodes, {} copies, {how}\n", args.size >> 20, args.nodes, args.kind, args.copies);
     head("MiB/s");
     for (name, taken) in [("put", &results.put), ("get", &results.get), ("cat", &results.cat)] {
         row(name, size / taken.seconds / MIB, size, taken);

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::bounds::Generator;
 use crate::pool::Pool;
+use crate::random::Generator;
 
 /// Bytes of the larger file.
 pub const LARGE: u64 = 64 << 20;

@@ -1,20 +1,35 @@
-//! A throwaway pool of real processes: the `bytenode` executable built beside this example, and `ipfs` daemons.
+//! A throwaway pool of real processes: the executables built beside the examples, and `ipfs` daemons.
 //!
-//! Nothing outlives it: ours end when their standard input does, however this process ends; Kubo's are ended by their
-//! numbers, and a watcher of the same kind as ours ends them if this process is killed.
+//! Nothing outlives it: built-in nodes end when their standard input does, however this process ends; the others are
+//! ended by their numbers, and a watcher that ends like a built-in node ends them if this process is killed.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
+use clap::ValueEnum;
 use tempfile::TempDir;
 
-use crate::Kind;
-use crate::process::{self, executable, serve};
+use crate::process::{self, executable, serve, served, watch};
 
 /// How long a daemon may take to start.
 const START: Duration = Duration::from_secs(60);
+
+/// What the nodes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// ByteNode's own.
+    Builtin,
+    /// `ipfs` daemons.
+    Kubo,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if *self == Self::Kubo { "Kubo" } else { "built-in" })
+    }
+}
 
 /// One node.
 pub struct PoolNode {
@@ -46,6 +61,7 @@ pub struct Pool {
     /// The coordinator's data directory.
     pub coordinator_data: PathBuf,
     coordinator: Child,
+    watcher: Option<Child>,
     executable: PathBuf,
     home: TempDir,
 }
@@ -62,15 +78,17 @@ impl Drop for Pool {
 }
 
 impl Pool {
-    /// Starts a coordinator and nodes, and has the nodes join.
-    pub fn start(kind: Kind, nodes: u32, within: Option<&Path>) -> Result<Self> {
-        let executable = executable()?;
+    /// Starts a coordinator with this configuration and nodes, and has the nodes join. `name` is the example's.
+    pub fn start(name: &str, kind: Kind, nodes: u32, config: &str, within: Option<&Path>) -> Result<Self> {
+        let executable = executable("bytenode")?;
+        let prefix = format!("bytenode-{name}-");
         let mut builder = tempfile::Builder::new();
-        builder.prefix("bytenode-throughput-");
+        builder.prefix(&prefix);
         let home = within.map_or_else(|| builder.tempdir(), |dir| builder.tempdir_in(dir))?;
         let data = home.path().join("coordinator");
-        let (coordinator, url) = serve(&executable, "internal-coordinator", &data, &[])?;
-        let mut pool = Self { nodes: Vec::new(), url, coordinator_data: data, coordinator, executable, home };
+        let (coordinator, url) = start_coordinator(&data, config)?;
+        let watcher = watch(coordinator.id());
+        let mut pool = Self { nodes: Vec::new(), url, coordinator_data: data, coordinator, watcher, executable, home };
         for number in 1..=nodes {
             let name = format!("n{number}");
             let path = pool.home.path().join(&name);
@@ -82,6 +100,26 @@ impl Pool {
             pool.join(kind, number as usize - 1)?;
         }
         Ok(pool)
+    }
+
+    /// Starts the coordinator anew with another configuration. What changes its catalog by hand is called meanwhile.
+    pub fn restart(&mut self, config: &str, meanwhile: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        process::stop(&mut self.coordinator)?;
+        self.watcher = None;
+        meanwhile(&self.catalog())?;
+        (self.coordinator, self.url) = start_coordinator(&self.coordinator_data, config)?;
+        self.watcher = watch(self.coordinator.id());
+        Ok(())
+    }
+
+    /// The coordinator's catalog.
+    pub fn catalog(&self) -> PathBuf {
+        self.coordinator_data.join("catalog.db")
+    }
+
+    /// The processes: the coordinator's, then those of the nodes.
+    pub fn pids(&self) -> Vec<u32> {
+        [self.coordinator_pid()].into_iter().chain(self.nodes.iter().map(PoolNode::pid)).collect()
     }
 
     /// The coordinator's process.
@@ -122,6 +160,12 @@ impl Pool {
         ensure!(output.status.success(), "node {} did not join: {said}", node.name);
         Ok(())
     }
+}
+
+fn start_coordinator(data: &Path, config: &str) -> Result<(Child, String)> {
+    let file = data.with_extension("toml");
+    std::fs::write(&file, config)?;
+    served(Command::new(executable("bytenoded")?).arg("--config").arg(file), data)
 }
 
 /// Whether `ipfs` is there.
@@ -169,12 +213,6 @@ fn start_kubo(name: String, path: PathBuf) -> Result<PoolNode> {
         bail!("ipfs did not start; see {}", path.with_extension("log").display());
     }
     Ok(node)
-}
-
-/// Ends a process when this one has ended: a shell that waits for the end of its input.
-fn watch(pid: u32) -> Option<Child> {
-    let script = format!("read _; kill {pid} 2>/dev/null");
-    Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().ok()
 }
 
 /// A URL from what Kubo writes: a multiaddr or a URL; nothing while it is not there.
