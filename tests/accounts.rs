@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
-use crate::support::cluster::{Cluster, Guarded, Ran};
+use crate::support::cluster::{Cluster, Guarded, Ran, wait_for};
 
 fn login(user: &Cluster, url: &str) -> Ran {
     let token = File::open(user.data().join("coordinator/admin.token")).unwrap();
@@ -55,7 +55,13 @@ fn a_token_is_not_shown_to_another_process() {
     let user = Cluster::up(0);
     let url = user.member("coordinator").url;
     user.kill("coordinator");
-    let stranger = TcpListener::bind(url.strip_prefix("http://").unwrap()).unwrap();
+    // Somebody's outgoing connection may have the port for a moment.
+    let mut stranger = None;
+    wait_for("the port to be free", || {
+        stranger = TcpListener::bind(url.strip_prefix("http://").unwrap()).ok();
+        stranger.is_some()
+    });
+    let stranger = stranger.unwrap();
     stranger.set_nonblocking(true).unwrap();
     for arguments in [&["ls"][..], &["status"], &["whoami"], &["admin", "node", "ls"], &["logout"], &["doctor"]] {
         let ran = user.run(arguments);

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::{Deserialize, Serialize};
@@ -101,6 +101,12 @@ async fn answer(
     source: Source,
     exchanges: Arc<Mutex<Vec<Exchange>>>,
 ) -> Result<Response<Body>, Infallible> {
+    // Since when a daemon runs is no part of what a node is asked to do.
+    if request.uri().path() == "/debug/metrics/prometheus" {
+        let mut absent = Response::new(Body::default());
+        *absent.status_mut() = StatusCode::NOT_FOUND;
+        return Ok(absent);
+    }
     let exchange = match source {
         Source::Real { api, gateway, rewrite } => {
             let exchange = ask(request, &api, &gateway, rewrite.as_ref()).await;
