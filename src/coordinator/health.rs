@@ -9,9 +9,11 @@ mod rows;
 mod standing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 
 use self::acts::{Batch, plan_copies};
@@ -109,6 +111,8 @@ pub(super) struct Diagnosis {
 type Hung = HashMap<i64, u32>;
 /// Reads running without an answer after which a check asks a node for no more bytes.
 const PATIENCE: u32 = 3;
+/// Chunks whose copies are read at once: each is held in memory meanwhile.
+const READING: usize = 8;
 /// How long a wall clock may show the same time.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -131,22 +135,21 @@ impl Coordinator {
         found.awaited = answers.silent().filter(silent).collect();
         self.find_silent(&view, &answers, &mut found).await?;
         self.find_orphans(&view, &answers, &mut found).await?;
-        let (mut after, mut hung) = (0, Hung::default());
+        let (mut after, hung) = (0, Mutex::new(Hung::default()));
         loop {
             check.task.check()?;
             let page = self.read(move |c| chunk_page(c, after)).await?;
             let Some(last) = page.last() else { break };
             after = last.row;
             let meanwhile = self.times_since(micros(began) + 1);
+            let reads = if check.read { self.read_page(&page, &answers, &hung).await } else { Vec::new() };
+            let mut reads = reads.into_iter();
             for chunk in page {
-                let mut read = HashMap::new();
-                if check.read {
-                    self.read_replicas(&chunk, &answers, &mut hung, &mut read, |_| true).await;
-                }
+                let mut read = reads.next().unwrap_or_default();
                 let mut standings = answers.standings(&chunk, &read, &meanwhile);
                 if !check.read && !standings.iter().any(|(_, standing)| standing.can_be_read()) {
                     // What was missing or wrong once may be there by now: nothing is lost before it was read again.
-                    self.read_replicas(&chunk, &answers, &mut hung, &mut read, |replica| replica.bad).await;
+                    self.read_replicas(&chunk, &answers, &hung, &mut read, |replica| replica.bad).await;
                     standings = answers.standings(&chunk, &read, &meanwhile);
                 }
                 found.note(&chunk, &standings, &read, &answers);
@@ -252,13 +255,28 @@ impl Coordinator {
         Ok(())
     }
 
+    /// How all replicas of these chunks stand, now that they are read, those of several chunks at once.
+    async fn read_page(
+        &self,
+        page: &[ChunkState],
+        answers: &Answers,
+        hung: &Mutex<Hung>,
+    ) -> Vec<HashMap<PackId, Standing>> {
+        let read = |nth: usize| async move {
+            let mut read = HashMap::new();
+            self.read_replicas(&page[nth], answers, hung, &mut read, |_| true).await;
+            read
+        };
+        stream::iter((0..page.len()).map(read)).buffered(READING).collect().await
+    }
+
     /// How some replicas stand whose nodes were listed, now that they are read. A node that did not answer a few times
     /// running is asked no more.
     async fn read_replicas(
         &self,
         chunk: &ChunkState,
         answers: &Answers,
-        hung: &mut Hung,
+        hung: &Mutex<Hung>,
         read: &mut HashMap<PackId, Standing>,
         which: impl Fn(&ReplicaRow) -> bool,
     ) {
@@ -267,14 +285,18 @@ impl Coordinator {
             if !answers.is_listed(replica.node) {
                 continue;
             }
-            let failures = hung.entry(replica.node).or_default();
-            if *failures >= PATIENCE {
+            let lock = || hung.lock().unwrap_or_else(PoisonError::into_inner);
+            if lock().get(&replica.node).is_some_and(|failures| *failures >= PATIENCE) {
                 read.insert(replica.pack, Standing::Waiting);
                 continue;
             }
             let at = ChunkAt { chunk: chunk.entry.chunk, bytes: chunk.entry.bytes, pack: replica.root };
             let found = member.node.read_chunk(&at, None, None).await;
-            *failures = if matches!(&found, Err(error) if error.reason.is_temporary()) { *failures + 1 } else { 0 };
+            let hangs = matches!(&found, Err(error) if error.reason.is_temporary());
+            lock()
+                .entry(replica.node)
+                .and_modify(|failures| *failures = if hangs { *failures + 1 } else { 0 })
+                .or_insert(u32::from(hangs));
             let standing = match found.map_err(|error| error.reason) {
                 Ok(_) => Standing::Good,
                 Err(NodeFailure::Absent(_)) => Standing::Missing,
