@@ -340,25 +340,22 @@ async fn checks_that_nobody_asked_for_are_told_too() {
     pool.admin.put("bn:/a", &bytes(1, 3 * MIB)).await;
     pool.nodes[0].memory.wipe();
     let told = async {
-        for _ in 0..5 {
-            tokio::time::advance(pool.coordinator.about(Duration::from_secs(1200))).await;
-            pool.coordinator.ask_nodes().await;
-        }
         loop {
             tokio::time::advance(Duration::from_secs(1)).await;
             let tasks = pool.admin.session.tasks().await.unwrap();
-            if !tasks.is_empty() {
+            if tasks.first().is_some_and(|task| task.message.starts_with("healthy; ")) {
                 return tasks;
             }
         }
     };
     let tasks = tokio::select! {
+        biased;
         () = pool.coordinator.keep_in_repair() => unreachable!("it goes on for ever"),
         tasks = told => tasks,
     };
-    assert_eq!(tasks.len(), 1, "{tasks:?}");
-    assert_eq!((tasks[0].owner.as_str(), tasks[0].state), ("coordinator", TaskState::Done));
-    assert!(tasks[0].message.starts_with("healthy; repaired "), "{tasks:?}");
+    // Time that passes while it is at work may cut the first one short.
+    assert!(tasks.iter().any(|task| task.done > 0), "{tasks:?}");
+    assert!(tasks.iter().all(|task| task.owner == "coordinator" && task.state == TaskState::Done), "{tasks:?}");
     let report = pool.admin.session.task(tasks[0].id, 0, 0).await.unwrap().health.unwrap();
     assert_eq!((report.verdict, report.repaired), (Verdict::Healthy, tasks[0].done));
 }
