@@ -34,12 +34,15 @@ async fn copies(pool: &Pool) -> Copies {
     there.collect()
 }
 
-/// What is done, to which chunk, from where and to where, and its bytes.
+/// What is done, to which chunk, which node it leaves and which gets it, and its bytes.
 type Step = (Do, String, Option<String>, Option<String>, u64);
 
 fn steps(report: &HealthReport) -> Vec<Step> {
-    let step =
-        |action: &Action| (action.act, action.chunk.to_string(), action.from.clone(), action.to.clone(), action.bytes);
+    let step = |action: &Action| {
+        // Where a copy that stays is read for another is known once that was done.
+        let leaves = matches!(action.act, Do::Move | Do::Drop);
+        (action.act, action.chunk.to_string(), action.from.clone().filter(|_| leaves), action.to.clone(), action.bytes)
+    };
     let mut steps: Vec<Step> = report.actions.iter().map(step).collect();
     steps.sort();
     steps
