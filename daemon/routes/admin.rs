@@ -4,7 +4,7 @@ use axum::http::Method;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::input::{At, Body, Check, NodeName, Query, short};
+use super::input::{At, Body, Check, NodeName, Query, short, short_node};
 use super::{Caller, Done, Json, Route, Streamed, route};
 use crate::admin::{Adopt, HealthRequest, NodeAdd};
 use crate::api::ApiError;
@@ -52,12 +52,8 @@ impl Check for TokenRequest {
 
 impl Check for NodeAdd {
     fn check(&self) -> Result<(), ApiError> {
-        short(&self.url, "the address")?;
-        short(self.name.as_deref().unwrap_or_default(), "the name")?;
-        short(self.zone.as_deref().unwrap_or_default(), "the zone")?;
-        short(self.gateway.as_deref().unwrap_or_default(), "the gateway")?;
-        short(self.token.as_ref().map(|token| token.expose()).unwrap_or_default(), "the token")?;
-        short(self.client_token.as_ref().map(|token| token.expose()).unwrap_or_default(), "the client token")
+        let url = Some(self.url.clone());
+        short_node([&url, &self.name, &self.zone, &self.gateway], [&self.token, &self.client_token])
     }
 }
 

@@ -23,6 +23,7 @@ use super::super::server::ServerLimits;
 use crate::api::{ApiError, Code};
 use crate::client::wire;
 use crate::id::UploadId;
+use crate::node::GrantToken;
 
 /// The most bytes of a name or another short text.
 const MAX_TEXT_BYTES: usize = 4096;
@@ -218,6 +219,17 @@ pub(super) fn short(text: &str, what: &str) -> Result<(), ApiError> {
         return Ok(());
     }
     Err(ApiError::new(Code::Usage, format!("{what} has {} bytes: at most {MAX_TEXT_BYTES}", text.len())))
+}
+
+/// Refuses long texts of a node: address, name, zone, gateway; and secrets: the coordinator's and the clients'.
+pub(super) fn short_node(texts: [&Option<String>; 4], secrets: [&Option<GrantToken>; 2]) -> Result<(), ApiError> {
+    for (text, what) in texts.into_iter().zip(["the address", "the name", "the zone", "the gateway"]) {
+        short(text.as_deref().unwrap_or_default(), what)?;
+    }
+    for (secret, what) in secrets.into_iter().zip(["the token", "the client token"]) {
+        short(secret.as_ref().map(|secret| secret.expose()).unwrap_or_default(), what)?;
+    }
+    Ok(())
 }
 
 fn usage(message: impl Into<String>) -> Refusal {

@@ -4,7 +4,7 @@ use axum::http::Method;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::input::{At, Body, Check, NodeName, Query, TaskId, short};
+use super::input::{At, Body, Check, NodeName, Query, TaskId, short, short_node};
 use super::{Caller, Json, Route, route};
 use crate::admin::{NodeSet, TaskRequest};
 use crate::api::ApiError;
@@ -45,16 +45,7 @@ impl Check for SteerRequest {
 
 impl Check for NodeSet {
     fn check(&self) -> Result<(), ApiError> {
-        for (text, what) in [
-            (&self.url, "the address"),
-            (&self.name, "the name"),
-            (&self.zone, "the zone"),
-            (&self.gateway, "the gateway"),
-        ] {
-            short(text.as_deref().unwrap_or_default(), what)?;
-        }
-        short(self.token.as_ref().map(|token| token.expose()).unwrap_or_default(), "the token")?;
-        short(self.client_token.as_ref().map(|token| token.expose()).unwrap_or_default(), "the client token")
+        short_node([&self.url, &self.name, &self.zone, &self.gateway], [&self.token, &self.client_token])
     }
 }
 

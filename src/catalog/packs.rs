@@ -154,6 +154,20 @@ pub struct NewPack {
     pub entries: Vec<PackEntry>,
 }
 
+impl NewPack {
+    /// The smaller pack of these chunks that is to take a pack's place.
+    pub fn in_place_of(old: &PackRow, kept: &[Held]) -> Self {
+        Self {
+            node: old.node,
+            vault: old.vault,
+            upload: None,
+            replaces: Some(old.id),
+            chunks: kept.iter().map(|held| held.row).collect(),
+            entries: kept.iter().map(|held| held.entry).collect(),
+        }
+    }
+}
+
 /// Takes the next number of the sequence.
 ///
 /// # Errors

@@ -26,7 +26,6 @@ use super::registry::{Member, View};
 use super::tasks::Handle;
 use crate::admin::{Finding, FindingKind, HealthReport, NodeState, Verdict};
 use crate::api::{ApiResult, NodeKind};
-use crate::catalog::nodes::Draining;
 use crate::catalog::{micros, scrub, time, trace};
 use crate::id::{PackId, PackRoot};
 use crate::node::{ChunkAt, NodeError, NodeFailure};
@@ -125,7 +124,9 @@ impl Coordinator {
         tokio::time::sleep(TICK).await;
         let said = self.ask_all(check).await;
         let view = self.nodes.view(self.policy.replicas);
-        let (leaving, unlisted) = (leaving(check, &view), BTreeSet::new());
+        let mut leaving = self.leaving_nodes();
+        leaving.extend(check.leaving);
+        let unlisted = BTreeSet::new();
         let mut answers = Answers { said, leaving, lost: check.lost, unlisted };
         let mut found = Diagnosis { began, ..Diagnosis::default() };
         self.doubt_listings(check, &mut answers, &mut found).await?;
@@ -293,10 +294,11 @@ impl Coordinator {
             let at = ChunkAt { chunk: chunk.entry.chunk, bytes: chunk.entry.bytes, pack: replica.root };
             let found = member.node.read_chunk(&at, None, None).await;
             let hangs = matches!(&found, Err(error) if error.reason.is_temporary());
-            lock()
-                .entry(replica.node)
-                .and_modify(|failures| *failures = if hangs { *failures + 1 } else { 0 })
-                .or_insert(u32::from(hangs));
+            {
+                let mut hung = lock();
+                let failures = hung.entry(replica.node).or_default();
+                *failures = if hangs { *failures + 1 } else { 0 };
+            }
             let standing = match found.map_err(|error| error.reason) {
                 Ok(_) => Standing::Good,
                 Err(NodeFailure::Absent(_)) => Standing::Missing,
@@ -320,9 +322,11 @@ impl Coordinator {
             let chosen = standings.iter().filter(|(replica, standing)| which(replica, *standing));
             chosen.map(|(replica, _)| replica.node).collect()
         };
+        let good = nodes(&|replica, standing| check.takes_for_good(chunk, replica, standing));
         let copies = Copies {
             target: chunk.target as usize,
-            good: nodes(&|replica, standing| check.takes_for_good(chunk, replica, standing)),
+            staying: good.difference(&answers.leaving).copied().collect(),
+            good,
             waiting: nodes(&|_, standing| standing == Standing::Waiting),
             leaving: &answers.leaving,
             unlisted: &answers.unlisted,
@@ -378,13 +382,6 @@ fn told(member: &Member, files: u64, grace: Duration) -> Option<String> {
         ),
         None => format!("{name} has not answered for {:#}: its copies are made anew elsewhere", minutes(failing)),
     })
-}
-
-/// The nodes that are to be emptied.
-fn leaving(check: &Check, view: &View) -> BTreeSet<i64> {
-    let draining =
-        view.members.iter().filter(|member| member.row.draining == Draining::Yes).map(|member| member.row.row);
-    draining.chain(check.leaving).collect()
 }
 
 impl Diagnosis {

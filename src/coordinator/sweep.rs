@@ -148,15 +148,7 @@ impl Coordinator {
         self.write(move |c| {
             let Some(pack) = packs::get(c, id)?.filter(|pack| pack.state == PackState::Live) else { return Ok(()) };
             let Some(needed) = sweep::shrink(c, &pack)? else { return Ok(()) };
-            let new = NewPack {
-                node: pack.node,
-                vault: pack.vault,
-                upload: None,
-                replaces: Some(id),
-                chunks: needed.iter().map(|held| held.row).collect(),
-                entries: needed.iter().map(|held| held.entry).collect(),
-            };
-            packs::issue(c, pool, epoch, new, now).map(drop)
+            packs::issue(c, pool, epoch, NewPack::in_place_of(&pack, &needed), now).map(drop)
         })
         .await
     }

@@ -281,7 +281,7 @@ impl Coordinator {
         if let Some((row, _)) = node {
             self.say_draining(row, Draining::Yes);
         }
-        self.begin(TaskRow { task: task.clone(), request, log: Vec::new(), outcome: None });
+        drop(self.begin(TaskRow { task: task.clone(), request, log: Vec::new(), outcome: None }));
         Ok(task)
     }
 
@@ -291,20 +291,16 @@ impl Coordinator {
     /// The catalog's.
     pub async fn resume_tasks(self: &Arc<Self>) -> ApiResult<()> {
         for mut row in self.read(tasks::open).await? {
-            let id = row.task.id;
             // Nodes that start beside this one are not lost because they do not answer yet.
             if let TaskRequest::Health { now, .. } = &mut row.request {
                 *now = false;
             }
-            self.begin(row);
-            if let Some(running) = self.tasks.find(id) {
-                Handle(Some(running)).say(self, "the coordinator was started again");
-            }
+            Handle(Some(self.begin(row))).say(self, "the coordinator was started again");
         }
         Ok(())
     }
 
-    fn begin(self: &Arc<Self>, row: TaskRow) {
+    fn begin(self: &Arc<Self>, row: TaskRow) -> Arc<Running> {
         let TaskRow { task, request, log, outcome } = row;
         let before: TaskOutcome = outcome.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
         let limit = match &request {
@@ -321,11 +317,13 @@ impl Coordinator {
         let now = Mutex::new(Now { task, log, told, scrubbed: before.scrub.unwrap_or_default() });
         let running = Arc::new(Running { request, until, now, changed: watch::Sender::new(0) });
         self.tasks.open().insert(id, Arc::clone(&running));
-        let coordinator = Arc::clone(self);
-        let work = tokio::spawn(async move { coordinator.work_on(running).await });
+        let (coordinator, worked_on) = (Arc::clone(self), Arc::clone(&running));
+        let work = tokio::spawn(async move { coordinator.work_on(worked_on).await });
         let mut workers = self.tasks.workers.lock().unwrap_or_else(PoisonError::into_inner);
         workers.retain(|worker| !worker.is_finished());
         workers.push(work);
+        drop(workers);
+        running
     }
 
     /// Stops all work on tasks, as the end of the process does: the next start takes them up.
@@ -358,7 +356,12 @@ impl Coordinator {
             let result = loop {
                 tokio::select! {
                     result = &mut work => break result,
-                    () = tokio::time::sleep(SAVE) => self.save(&running, None).await,
+                    () = tokio::time::sleep(SAVE) => {
+                        if changed.has_changed().is_ok_and(|has| has) {
+                            changed.mark_unchanged();
+                            self.save(&running, None).await;
+                        }
+                    }
                 }
             };
             drop(work);

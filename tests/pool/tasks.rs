@@ -154,15 +154,21 @@ async fn a_drain_that_cannot_end_is_refused() {
     assert_eq!(state(&pool, "n1").await, NodeState::Online);
 }
 
-/// A drain goes on under the node's new name, and is of no other that gets the old one.
-#[tokio::test(start_paused = true)]
-async fn a_drain_is_of_a_node_and_not_of_its_name() {
+/// A drain of the first node, which waits for the last one to come back.
+async fn waiting_drain() -> (Pool, Task) {
     let pool = Pool::new(Setup::builtin(4)).await;
     pool.kill(3);
     pool.coordinator.ask_nodes().await;
     pool.admin.put("bn:/a", &bytes(1, 4 * MIB)).await;
     let task = start(&pool, &drain("n1")).await;
     said(&pool, task.id, "chunks wait for other nodes").await;
+    (pool, task)
+}
+
+/// A drain goes on under the node's new name, and is of no other that gets the old one.
+#[tokio::test(start_paused = true)]
+async fn a_drain_is_of_a_node_and_not_of_its_name() {
+    let (pool, task) = waiting_drain().await;
     for (from, to) in [("n1", "cellar"), ("n2", "n1")] {
         let name = NodeSet { name: Some(to.into()), ..NodeSet::default() };
         pool.admin.session.node_set(from, &name).await.unwrap();
@@ -175,12 +181,7 @@ async fn a_drain_is_of_a_node_and_not_of_its_name() {
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_that_is_cancelled_opens_the_node_again() {
-    let pool = Pool::new(Setup::builtin(4)).await;
-    pool.kill(3);
-    pool.coordinator.ask_nodes().await;
-    pool.admin.put("bn:/a", &bytes(1, 4 * MIB)).await;
-    let task = start(&pool, &drain("n1")).await;
-    said(&pool, task.id, "chunks wait for other nodes").await;
+    let (pool, task) = waiting_drain().await;
     let cancelled = pool.admin.session.task_steer(task.id, Steer::Cancel).await.unwrap();
     assert_eq!(cancelled.state, TaskState::Cancelled);
     assert_eq!(state(&pool, "n1").await, NodeState::Online);
@@ -190,15 +191,21 @@ async fn a_drain_that_is_cancelled_opens_the_node_again() {
     assert_eq!(pool.admin.session.task_start(&drain("nobody")).await.unwrap_err().code, Code::NotFound);
 }
 
-/// A repair with a limit stops when its time is over, and says what is left; the rest is for the next one. Another that
-/// does not want to wait for it is refused.
-#[tokio::test(start_paused = true)]
-async fn a_time_limit_ends_a_repair_between_two_packs() {
+/// A pool with much to repair, slowly.
+async fn slowly_mended() -> Pool {
     let mut setup = Setup::builtin(4);
     setup.policy.repair_rate = 1 << 20;
     let pool = Pool::new(setup).await;
     pool.admin.put("bn:/a", &bytes(1, 60 * MIB)).await;
     pool.nodes[0].memory.wipe();
+    pool
+}
+
+/// A repair with a limit stops when its time is over, and says what is left; the rest is for the next one. Another that
+/// does not want to wait for it is refused.
+#[tokio::test(start_paused = true)]
+async fn a_time_limit_ends_a_repair_between_two_packs() {
+    let pool = slowly_mended().await;
     let limited = TaskRequest::Health { now: false, read: false, time_limit: Some(10), no_wait: false };
     let task = start(&pool, &limited).await;
     tokio::time::advance(Duration::from_secs(1)).await;
@@ -216,11 +223,7 @@ async fn a_time_limit_ends_a_repair_between_two_packs() {
 /// A repair that is paused lets others repair, and is not in the way of a check.
 #[tokio::test(start_paused = true)]
 async fn a_paused_repair_holds_nobody_up() {
-    let mut setup = Setup::builtin(4);
-    setup.policy.repair_rate = 1 << 20;
-    let pool = Pool::new(setup).await;
-    pool.admin.put("bn:/a", &bytes(1, 60 * MIB)).await;
-    pool.nodes[0].memory.wipe();
+    let pool = slowly_mended().await;
     let task = start(&pool, &health()).await;
     tokio::time::advance(Duration::from_secs(1)).await;
     tokio::task::yield_now().await;

@@ -224,7 +224,7 @@ impl Planner<'_> {
         let short = copies.short();
         // What is missing comes first: only the last ones stand for copies that leave, and these go once the target is there
         // without any of them.
-        let whole = copies.staying().len() + targets.len() >= copies.target;
+        let whole = copies.staying.len() + targets.len() >= copies.target;
         let mut leaving = copies.good.intersection(copies.leaving).copied();
         let urgent = short.saturating_sub(copies.moves());
         let stands_for = |(nth, at)| (at, if nth < urgent || !whole { None } else { leaving.next() });
@@ -245,7 +245,7 @@ impl Planner<'_> {
     /// Then those that share a zone are parted.
     fn part(&self, writes: &mut Vec<NewCopy>) {
         let mut after: BTreeSet<usize> = self.have().into_iter().chain(writes.iter().map(|(at, _)| *at)).collect();
-        let (staying, mut excluded) = (self.copies.staying(), self.excluded());
+        let (staying, mut excluded) = (&self.copies.staying, self.excluded());
         let may = |at: usize| staying.contains(&self.row(at)) && !self.failed(at);
         while let Some(from) = crowded_at(self.view, &after, &may).filter(|_| self.copies.waiting.is_empty()) {
             after.remove(&from);
@@ -277,7 +277,7 @@ impl Planner<'_> {
     fn spares(&self) -> Vec<i64> {
         let (view, copies) = (self.view, self.copies);
         let is_sure = |row: &i64| self.standings.iter().any(|(r, s)| r.node == *row && *s == Standing::Good);
-        let (sure, bare): (Vec<i64>, Vec<i64>) = copies.staying().into_iter().partition(is_sure);
+        let (sure, bare): (Vec<i64>, Vec<i64>) = copies.staying.iter().copied().partition(is_sure);
         let keep = |rows: &[i64], wanted: usize| -> Vec<i64> {
             let nodes: Vec<usize> = rows.iter().filter_map(|row| view.at(*row)).collect();
             let kept = view.topology.keep(&self.chunk.entry.chunk, &nodes, wanted);

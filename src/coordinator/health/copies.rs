@@ -13,6 +13,8 @@ pub(super) struct Copies<'a> {
     pub target: usize,
     /// Those whose copies are good.
     pub good: BTreeSet<i64>,
+    /// Those of these that stay where they are.
+    pub staying: BTreeSet<i64>,
     /// Those that do not answer, and may come back with theirs.
     pub waiting: BTreeSet<i64>,
     /// Those that are to be emptied, whether they have a copy or not.
@@ -24,18 +26,13 @@ pub(super) struct Copies<'a> {
 }
 
 impl Copies<'_> {
-    /// Those whose copies are good and stay where they are.
-    pub fn staying(&self) -> BTreeSet<i64> {
-        self.good.difference(self.leaving).copied().collect()
-    }
-
     /// How many copies are to be made. Nodes that do not answer are waited for, unless one good copy is left or none.
     pub fn short(&self) -> usize {
-        let staying = self.staying();
         let counted = match self.good.len() {
-            0 | 1 => staying.len(),
+            0 | 1 => self.staying.len(),
             _ => {
-                staying.len() + self.waiting.difference(&self.good).filter(|node| !self.leaving.contains(node)).count()
+                self.staying.len()
+                    + self.waiting.difference(&self.good).filter(|node| !self.leaving.contains(node)).count()
             }
         };
         self.target.saturating_sub(counted)
@@ -48,18 +45,17 @@ impl Copies<'_> {
 
     /// Whether there are more good copies than wanted, of those that stay.
     pub fn has_surplus(&self) -> bool {
-        let staying = self.staying().len();
+        let staying = self.staying.len();
         staying > self.target || (staying == self.target && (self.good.len() > staying || !self.spoilt.is_empty()))
     }
 }
 
 /// A node with a good copy in a zone that has two, if another zone that takes chunks has none.
 pub(super) fn crowded(view: &View, copies: &Copies<'_>) -> Option<i64> {
-    let staying = copies.staying();
-    if staying.len() < copies.target || copies.has_surplus() {
+    if copies.staying.len() < copies.target || copies.has_surplus() {
         return None;
     }
-    let nodes: BTreeSet<usize> = staying.iter().filter_map(|row| view.at(*row)).collect();
+    let nodes: BTreeSet<usize> = copies.staying.iter().filter_map(|row| view.at(*row)).collect();
     crowded_at(view, &nodes, &|_| true).map(|at| view.members[at].row.row)
 }
 

@@ -11,6 +11,7 @@ use crate::coordinator::tasks::Handle;
 const AT_WORK: Duration = Duration::from_secs(90);
 /// What repair leaves to clients that are at work: all but one part in so many.
 const SHARE: u64 = 4;
+
 /// Spreads bytes over time: whoever waits for its turn keeps others waiting.
 #[derive(Debug, Default)]
 pub(in crate::coordinator) struct Pace(tokio::sync::Mutex<Option<Instant>>);

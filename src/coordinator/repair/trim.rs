@@ -127,15 +127,7 @@ impl Coordinator {
             if held.is_empty() || held.iter().any(|held| held.bad) || scrub::is_replaced(c, id)? {
                 return Ok(());
             }
-            let new = NewPack {
-                node: pack.node,
-                vault: pack.vault,
-                upload: None,
-                replaces: Some(id),
-                chunks: held.iter().map(|held| held.row).collect(),
-                entries: held.iter().map(|held| held.entry).collect(),
-            };
-            packs::issue(c, pool, epoch, new, now).map(drop)
+            packs::issue(c, pool, epoch, NewPack::in_place_of(&pack, &held), now).map(drop)
         })
         .await
     }

@@ -104,14 +104,7 @@ impl Coordinator {
 
     /// Has a node put a pack of these chunks alone in the place of a larger one.
     async fn reduce(&self, member: &Member, old: &PackRow, kept: &[Held], work: &mut Work) -> ApiResult<bool> {
-        let new = NewPack {
-            node: old.node,
-            vault: old.vault,
-            upload: None,
-            replaces: Some(old.id),
-            chunks: kept.iter().map(|held| held.row).collect(),
-            entries: kept.iter().map(|held| held.entry).collect(),
-        };
+        let new = NewPack::in_place_of(old, kept);
         let (pool, epoch, now) = (self.pool, self.epoch(), self.seam.now());
         let header = self.write(move |c| packs::issue(c, pool, epoch, new, now)).await?;
         let (id, old_id): (PackId, PackId) = (header.id, old.id);
