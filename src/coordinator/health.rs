@@ -223,9 +223,9 @@ impl Coordinator {
                     chunk: None,
                     node: Some(member.row.name.clone()),
                 });
-                found.notices.extend(told(member, files, self.policy.grace));
                 // A node given up for lost is no problem of its own: what it held shows chunk by chunk.
                 let lost = matches!(said.get(&row), Some(Said::Silent { lost: true }));
+                found.notices.extend(told(member, files, self.policy.grace, lost));
                 found.remaining -= u64::from(lost);
             }
         }
@@ -369,15 +369,17 @@ impl Coordinator {
     }
 }
 
-/// What becomes of what a silent node has.
-fn told(member: &Member, files: u64, grace: Duration) -> Option<String> {
+/// What becomes of what a silent node has, which may be given up for lost.
+fn told(member: &Member, files: u64, grace: Duration, lost: bool) -> Option<String> {
     let (failing, name) = (member.seen(grace).failing?, &member.row.name);
-    let minutes =
-        |time: Duration| SignedDuration::from_mins(i64::try_from(time.as_secs().div_ceil(60)).unwrap_or(i64::MAX));
-    Some(match grace.checked_sub(failing).filter(|left| !left.is_zero()) {
+    let minutes = |time: Duration| {
+        SignedDuration::from_mins(i64::try_from(time.as_secs().div_ceil(60).max(1)).unwrap_or(i64::MAX))
+    };
+    Some(match grace.checked_sub(failing).filter(|left| !lost && !left.is_zero()) {
         Some(left) => format!(
-            "{name} has not answered for {:#}: its copies of {files} files are waited for {:#} more",
+            "{name} has not answered for {:#}: its copies, of {} in all, are waited for {:#} more",
             minutes(failing),
+            if files == 1 { "1 file".to_owned() } else { format!("{files} files") },
             minutes(left),
         ),
         None => format!("{name} has not answered for {:#}: its copies are made anew elsewhere", minutes(failing)),

@@ -61,6 +61,9 @@ async fn few_nodes_that_vanish_are_replaced_after_the_grace() {
     hours(3).await;
     let waiting = pool.check(dry()).await;
     assert!(waiting.notices.iter().any(|notice| notice.contains("are waited for 1h more")), "{:?}", waiting.notices);
+    // A node that is not waited for is not said to be.
+    let given_up = pool.check(HealthRequest { now: true, ..dry() }).await;
+    assert!(given_up.notices.iter().all(|notice| !notice.contains("waited for")), "{:?}", given_up.notices);
     hours(2).await;
     assert_eq!(pool.health().await.verdict, Verdict::Healthy);
 }
