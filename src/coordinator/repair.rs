@@ -347,7 +347,10 @@ impl Coordinator {
         let _turn = member.writing().await;
         // A node that stops answering or is full is given no more; the next round goes elsewhere. Nor is one that is told
         // by somebody else what to do, or while this coordinator may change nothing.
-        if !self.may_drop(&member) || !member.seen(self.policy.grace).open || refused.is_enough(job.node) {
+        let seen = member.seen(self.policy.grace);
+        // One that is to be emptied takes what it has, which is to be protected until it is elsewhere.
+        let kept = seen.state == NodeState::Draining && seen.agrees && job.acts.iter().all(Act::is_there);
+        if !self.may_drop(&member) || !(seen.open || kept) || refused.is_enough(job.node) {
             work.failed.extend(job.acts.iter().map(|act| (job.node, act.chunk)));
             return Ok(work);
         }

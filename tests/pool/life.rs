@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytenode::admin::{Admin, Do, FindingKind, HealthRequest, NodeState, Verdict};
+use bytenode::admin::{Admin, Do, FindingKind, HealthRequest, NodeSet, NodeState, Verdict};
 use bytenode::node::call::Call;
 use bytenode::node::fault::{Fault, When};
 
@@ -204,7 +204,7 @@ async fn copies_are_parted_over_zones() {
         let (name, zone) = (name.to_owned(), zone.to_owned());
         let session = pool.admin.session.clone();
         async move {
-            let change = bytenode::admin::NodeSet { zone: Some(zone), ..bytenode::admin::NodeSet::default() };
+            let change = NodeSet { zone: Some(zone), ..NodeSet::default() };
             session.node_set(&name, &change).await.unwrap();
         }
     };
@@ -290,13 +290,34 @@ async fn what_is_unprotected_is_protected_while_repair_is_on_hold() {
     }
 }
 
+/// A node that is to be emptied, and that no other can take the place of, keeps what it has protected, in a pack of what is
+/// left where its pack cannot be protected as a whole.
+#[tokio::test(start_paused = true)]
+async fn what_a_drained_node_must_keep_is_protected_there() {
+    let pool = Pool::new(Setup::kubo(2).replicas(2)).await;
+    pool.admin.put("bn:/a", &bytes(1, 5 * MIB)).await;
+    let drain = NodeSet { draining: Some(true), ..NodeSet::default() };
+    pool.admin.session.node_set(&pool.nodes[0].name, &drain).await.unwrap();
+    let node = &pool.nodes[0].memory;
+    let lost = node.kept()[0].chunks.keys().next().copied().unwrap();
+    assert!(node.forget(&lost) && node.unprotect(node.packs()[0]));
+    let plan = pool.check(dry()).await;
+    let report = pool.health().await;
+    assert_eq!((plan.actions_total, report.repaired), (4, 4), "{report:?}");
+    node.collect_garbage();
+    let (whole, single): (Vec<_>, Vec<_>) =
+        pool.admin.chunks("bn:/a").await.into_iter().partition(|chunk| node.has_right(&chunk.cid));
+    assert_eq!((whole.len(), single.len()), (4, 1), "what is left is kept");
+    assert_eq!(pool.holders(&lost), [1]);
+}
+
 /// What is too much is not given up for copies on nodes that do not answer now, however lately these were proved.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_given_up_for_copies_that_nobody_can_read_now() {
     let pool = Pool::new(Setup::builtin(5).replicas(2)).await;
     let content = bytes(1, 6 * MIB);
     pool.admin.put("bn:/a", &content).await;
-    let drain = bytenode::admin::NodeSet { draining: Some(true), ..bytenode::admin::NodeSet::default() };
+    let drain = NodeSet { draining: Some(true), ..NodeSet::default() };
     let first = pool.admin.chunks("bn:/a").await[0].nodes[0].clone();
     pool.admin.session.node_set(&first, &drain).await.unwrap();
     // As soon as a copy was moved, everybody else falls silent.

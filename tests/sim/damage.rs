@@ -128,6 +128,10 @@ pub struct Damage {
     excused: BTreeSet<(usize, PackRoot, ChunkId)>,
     /// What some node had at some time.
     backup: Option<(usize, Backup)>,
+    /// Nodes that say of what they have right that it is wrong, until something is done about them.
+    pub misreading: BTreeSet<usize>,
+    /// Chunks that lost a copy while a node said so: to whoever asks, it was destroyed.
+    misread: BTreeSet<ChunkId>,
 }
 
 impl Damage {
@@ -135,9 +139,21 @@ impl Damage {
         !self.excused.is_empty()
     }
 
-    /// Whether any copy of a chunk was destroyed.
+    /// Whether any copy of a chunk was destroyed, or seemed to be.
     pub fn was_of(&self, chunk: &ChunkId) -> bool {
-        self.excused.iter().any(|(.., destroyed)| destroyed == chunk)
+        self.misread.contains(chunk) || self.excused.iter().any(|(.., destroyed)| destroyed == chunk)
+    }
+
+    /// Takes down which chunks a node may have lost copies of that said that these were wrong.
+    pub fn note_misread(&mut self, truth: &Truth) {
+        if self.misreading.is_empty() {
+            return;
+        }
+        let mut nodes: BTreeMap<ChunkId, BTreeSet<usize>> = BTreeMap::new();
+        for replica in truth.replicas.iter().filter(|replica| replica.state == 2) {
+            nodes.entry(replica.chunk).or_default().insert(replica.node);
+        }
+        self.misread.extend(nodes.into_iter().filter(|(_, nodes)| nodes.len() < 2).map(|(chunk, _)| chunk));
     }
 
     /// Whether a copy was destroyed, in its pack, in one that its pack took the place of, or in one that takes its place.

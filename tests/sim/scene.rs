@@ -13,6 +13,7 @@ use bytenode::api::Code;
 use bytenode::coordinator::Until;
 
 use super::client::{Op, Part};
+use super::damage::Truth;
 use super::model::{Act, Seen, Step, explains};
 use super::world::{USERS, World, pass, step_aside};
 
@@ -141,6 +142,8 @@ impl World {
             readable,
         };
         self.understand(clients, &excuses).await;
+        let truth = Truth::of(&self.pool).await;
+        self.damage.note_misread(&truth);
         self.check().await;
     }
 

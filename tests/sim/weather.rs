@@ -95,6 +95,7 @@ impl World {
             node.fault.heal();
         }
         self.ailing.clear();
+        self.damage.misreading.clear();
         self.losing = false;
         self.host.lose_answers(0);
         self.probe().await;
@@ -131,7 +132,10 @@ impl World {
             }
             4 => fault.order_all(&Fault::Delay(wait)),
             5 => fault.order(call, often, Fault::LoseAnswer(reset())),
-            6 => fault.order(Call::Read, often, Fault::Fail(NodeFailure::Corrupt("a chunk".into()))),
+            6 => {
+                self.damage.misreading.insert(node);
+                fault.order(Call::Read, often, Fault::Fail(NodeFailure::Corrupt("a chunk".into())));
+            }
             7 if self.pool.like(node) == Like::Kubo => {
                 fault.order(Call::Write, often, Fault::Lie);
             }

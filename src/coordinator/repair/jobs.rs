@@ -38,6 +38,11 @@ impl Act {
         }
     }
 
+    /// Whether the node that it writes to gives the chunk: its pack alone is new.
+    pub(super) fn is_there(&self) -> bool {
+        self.target().is_some_and(|to| self.sources().iter().any(|source| source.node == to))
+    }
+
     /// The replica that a new copy stands in for.
     pub(super) fn instead(&self) -> Option<(PackId, i64)> {
         match &self.means {
