@@ -138,7 +138,7 @@ impl Member {
     }
 
     /// Waits for a turn of repair to write to it.
-    pub async fn writing(&self) -> tokio::sync::SemaphorePermit<'_> {
+    pub async fn writing(&self) -> Turn<'_> {
         self.writing.acquire().await.expect("it is never closed")
     }
 
@@ -503,6 +503,9 @@ fn placed(member: &Arc<Member>) -> PlaceNode {
         open: true,
     }
 }
+
+/// A turn of repair to write to a node, for as long as it is held.
+pub type Turn<'a> = tokio::sync::SemaphorePermit<'a>;
 
 /// A snapshot of the pool for one decision.
 #[derive(Debug)]

@@ -21,7 +21,7 @@ use super::Coordinator;
 use super::health::acts::{Act, Means, Source, Spare};
 use super::health::{Check, Diagnosis, MAX_REPORTED};
 use super::judge::Depth;
-use super::registry::{Member, View};
+use super::registry::{Member, Turn, View};
 use super::tasks::Handle;
 use crate::admin::{HealthReport, HealthRequest, NodeState};
 use crate::api::{ApiError, ApiResult, Code};
@@ -344,7 +344,7 @@ impl Coordinator {
             return Ok(work);
         }
         let taken = self.read_copies(&job.acts, &mut work).await;
-        let _turn = member.writing().await;
+        let turn = member.writing().await;
         // A node that stops answering or is full is given no more; the next round goes elsewhere. Nor is one that is told
         // by somebody else what to do, or while this coordinator may change nothing.
         let seen = member.seen(self.policy.grace);
@@ -354,7 +354,7 @@ impl Coordinator {
             work.failed.extend(job.acts.iter().map(|act| (job.node, act.chunk)));
             return Ok(work);
         }
-        self.write_copies(&member, job.vault, taken, &mut work).await?;
+        self.write_copies(&member, job.vault, taken, turn, &mut work).await?;
         if work.done == 0 {
             refused.note(job.node);
         }
@@ -382,17 +382,23 @@ impl Coordinator {
         member: &Member,
         vault: i64,
         mut taken: Vec<Taken<'_>>,
+        turn: Turn<'_>,
         work: &mut Work,
     ) -> ApiResult<()> {
         for one in &taken {
             self.remind(member, one.act).await;
         }
+        let mut turn = Some(turn);
         // First what stands in the way is taken away and all go again, then without what the node does not take.
         for attempt in 0..3 {
             if taken.is_empty() {
                 return Ok(());
             }
-            match self.write_pack(member, vault, &mut taken).await? {
+            let turn = match turn.take() {
+                Some(turn) => turn,
+                None => member.writing().await,
+            };
+            match self.write_pack(member, vault, &mut taken, turn).await? {
                 Ok(()) => {
                     let spares = taken.iter().filter_map(|one| Some((one.act.spare()?, one.act.chunk, one.act.entry)));
                     work.spares.extend(spares);
@@ -447,12 +453,14 @@ impl Coordinator {
     }
 
     /// Writes chunks to a node as one pack, and has it proved; the replicas in whose place they stand are forgotten then.
-    /// Of those that nothing needs any more, none is written or stays in `taken`.
+    /// Of those that nothing needs any more, none is written or stays in `taken`. The turn ends with the writing: a pack is
+    /// proved while the next is on its way.
     async fn write_pack(
         &self,
         member: &Member,
         vault: i64,
         taken: &mut Vec<Taken<'_>>,
+        turn: Turn<'_>,
     ) -> ApiResult<Result<(), NotTaken>> {
         let Some(header) = self.issue(member, vault, taken).await? else { return Ok(Ok(())) };
         let id = header.id;
@@ -465,7 +473,9 @@ impl Coordinator {
         };
         let depth = if taken.iter().any(|one| one.act.instead().is_some()) { Depth::Whole } else { Depth::OfNode };
         let proof = async {
-            let receipt = member.node.write_pack(&pack, None).await?;
+            let receipt = member.node.write_pack(&pack, None).await;
+            drop((turn, pack));
+            let receipt = receipt?;
             self.prove_new(member, &row, &held, &receipt, depth).await
         };
         let error = match proof.await {
@@ -517,14 +527,9 @@ impl Coordinator {
         for (source, member) in from {
             let at = ChunkAt { chunk, bytes: act.entry.bytes, pack: source.root };
             let read = member.node.read_chunk(&at, None, None).await;
+            // Whatever it gives was hashed on its way.
             last = match read {
-                Ok(bytes) => {
-                    let whole = bytes.clone();
-                    if self.seam.offload(move || chunk.names(&whole)).await {
-                        return Ok((bytes, source.node));
-                    }
-                    NodeFailure::Corrupt(chunk.to_string()).at(&member.row.name)
-                }
+                Ok(bytes) => return Ok((bytes, source.node)),
                 Err(error) => error,
             };
             if last.reason.is_of_bytes() {

@@ -339,14 +339,19 @@ impl Node for FaultNode {
         }
         let flip = fault == Some(Fault::FlipBit);
         let node = self.node();
-        let bytes = match self.leave(fault, node.read_chunk(at, range, grant).await) {
+        let bytes = match self.leave(fault, node.read_chunk(at, range.clone(), grant).await) {
             Err(NodeError { reason: NodeFailure::Absent(_), .. }) if !Arc::ptr_eq(&node, &self.inner) => {
                 let found = node.status().await?.id;
                 return Err(self.fail(NodeFailure::OtherIdentity { found }));
             }
             read => read?,
         };
-        Ok(if flip { self.flipped(&bytes) } else { bytes })
+        match (flip, range) {
+            (false, _) => Ok(bytes),
+            // Whole chunks are hashed by whoever reads them from a node.
+            (true, None) => Err(self.fail(NodeFailure::Corrupt(at.chunk.to_string()))),
+            (true, Some(_)) => Ok(self.flipped(&bytes)),
+        }
     }
 
     async fn pack_header(&self, root: PackRoot) -> Result<Option<PackHeader>, NodeError> {
@@ -491,7 +496,9 @@ mod tests {
         node.heal();
         node.write_pack(&pack, None).await.unwrap();
         node.order(Call::Read, When::Nth(1), Fault::FlipBit);
-        let flipped = node.read_chunk(&at, None, None).await.unwrap();
+        assert!(matches!(node.read_chunk(&at, None, None).await.unwrap_err().reason, NodeFailure::Corrupt(_)));
+        node.order(Call::Read, When::Nth(1), Fault::FlipBit);
+        let flipped = node.read_chunk(&at, Some(0..1), None).await.unwrap();
         assert_eq!((flipped[0] ^ b'x').count_ones(), 1);
         node.lose(at.chunk);
         assert!(node.read_chunk(&at, None, None).await.is_err());

@@ -128,8 +128,10 @@ pub struct Damage {
     excused: BTreeSet<(usize, PackRoot, ChunkId)>,
     /// What some node had at some time.
     backup: Option<(usize, Backup)>,
-    /// Nodes that say of what they have right that it is wrong, until something is done about them.
+    /// Nodes that say of what they have right that it is wrong, until something is done about them,
     pub misreading: BTreeSet<usize>,
+    /// and those that ever did.
+    misread_on: BTreeSet<usize>,
     /// Chunks that lost a copy while a node said so: to whoever asks, it was destroyed.
     misread: BTreeSet<ChunkId>,
 }
@@ -142,6 +144,12 @@ impl Damage {
     /// Whether any copy of a chunk was destroyed, or seemed to be.
     pub fn was_of(&self, chunk: &ChunkId) -> bool {
         self.misread.contains(chunk) || self.excused.iter().any(|(.., destroyed)| destroyed == chunk)
+    }
+
+    /// From now on a node says of what it has right that it is wrong.
+    pub fn misreads(&mut self, node: usize) {
+        self.misreading.insert(node);
+        self.misread_on.insert(node);
     }
 
     /// Takes down which chunks a node may have lost copies of that said that these were wrong.
@@ -158,6 +166,10 @@ impl Damage {
 
     /// Whether a copy was destroyed, in its pack, in one that its pack took the place of, or in one that takes its place.
     pub fn excuses(&self, truth: &Truth, replica: &Replica) -> bool {
+        // What was read as wrong goes, and counts no more.
+        if replica.bad && self.misread_on.contains(&replica.node) {
+            return true;
+        }
         let latest = truth.successors.get(&replica.pack).unwrap_or(&replica.root);
         let mut roots = std::iter::successors(Some(*latest), |root| truth.before.get(root).copied());
         roots.any(|root| self.excused.contains(&(replica.node, root, replica.chunk)))

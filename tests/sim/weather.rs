@@ -133,7 +133,7 @@ impl World {
             4 => fault.order_all(&Fault::Delay(wait)),
             5 => fault.order(call, often, Fault::LoseAnswer(reset())),
             6 => {
-                self.damage.misreading.insert(node);
+                self.damage.misreads(node);
                 fault.order(Call::Read, often, Fault::Fail(NodeFailure::Corrupt("a chunk".into())));
             }
             7 if self.pool.like(node) == Like::Kubo => {
