@@ -26,7 +26,7 @@ use super::registry::{Member, View};
 use super::tasks::Handle;
 use crate::admin::{Finding, FindingKind, HealthReport, NodeState, Verdict};
 use crate::api::{ApiResult, NodeKind};
-use crate::catalog::{micros, scrub, time, trace};
+use crate::catalog::{micros, packs, scrub, time, trace};
 use crate::id::{PackId, PackRoot};
 use crate::node::{ChunkAt, NodeError, NodeFailure};
 
@@ -84,6 +84,8 @@ pub(super) struct Diagnosis {
     pub seen: BTreeMap<PackId, u64>,
     /// Packs that were not protected.
     pub unprotected: BTreeSet<PackId>,
+    /// Whether those of them that were looked at are there as a whole, so that they can be protected.
+    whole: BTreeMap<PackId, bool>,
     /// When the check began: what was proved later is not its business.
     pub began: Timestamp,
     /// Replicas that their nodes did not list.
@@ -333,6 +335,7 @@ impl Coordinator {
             spoilt: nodes(&|replica, standing| {
                 answers.leaving.contains(&replica.node) && matches!(standing, Standing::Missing | Standing::Corrupt)
             }),
+            broken: BTreeSet::new(),
         };
         let good = copies.good.len();
         // Those that count, though some others can be made to.
@@ -364,8 +367,33 @@ impl Coordinator {
         found.at_risk += u64::from(bare || (sure <= 1 && copies.target > 1));
         // While many nodes are away at once, only what is down to its last copy is worth a storm.
         let held = held && !(sure <= 1 && copies.target > 1);
+        let copies = Copies { broken: self.broken(standings, answers, found).await?, ..copies };
         plan_copies(view, chunk, standings, &copies, (check, held), &mut found.batch);
         Ok(())
+    }
+
+    /// Those of a chunk's unprotected packs that are not there as a whole.
+    async fn broken(
+        &self,
+        standings: &[(&ReplicaRow, Standing)],
+        answers: &Answers,
+        found: &mut Diagnosis,
+    ) -> ApiResult<BTreeSet<PackId>> {
+        let mut broken = BTreeSet::new();
+        for (replica, _) in standings.iter().filter(|(_, standing)| *standing == Standing::Unprotected) {
+            let id = replica.pack;
+            let whole = match found.whole.get(&id) {
+                Some(whole) => *whole,
+                None => {
+                    let held = self.read(move |c| packs::chunks(c, id)).await?;
+                    *found.whole.entry(id).or_insert(answers.is_whole(replica, &held))
+                }
+            };
+            if !whole {
+                broken.insert(id);
+            }
+        }
+        Ok(broken)
     }
 }
 

@@ -102,17 +102,22 @@ pub(super) fn plan_copies(
     batch: &mut Batch,
 ) {
     let planner = Planner { view, chunk, standings, copies, check };
-    let spares = if copies.has_surplus() { planner.spares() } else { Vec::new() };
-    planner.protect(&spares, batch);
-    if held {
-        return;
-    }
     if copies.has_surplus() {
+        let spares = planner.spares();
+        planner.protect(|replica| !spares.contains(&replica.node), batch);
+        let spares = if held { Vec::new() } else { spares };
         spares.into_iter().for_each(|node| planner.drop_all(node, None, batch));
         return;
     }
-    let mut writes = planner.copy(batch);
+    if held {
+        planner.protect(|_| true, batch);
+        return;
+    }
+    let (mut writes, given_up) = planner.copy(batch);
     planner.part(&mut writes);
+    // What goes elsewhere is protected until then, but gets no pack of its own for that.
+    let goes = |node: i64| given_up.contains(&node) || writes.iter().any(|(_, leaves)| *leaves == Some(node));
+    planner.protect(|replica| !(copies.broken.contains(&replica.pack) && goes(replica.node)), batch);
     writes.into_iter().for_each(|write| planner.write(write, batch));
 }
 
@@ -139,10 +144,10 @@ impl Planner<'_> {
         Act { means, chunk: self.chunk.row, vault: self.chunk.vault, entry: self.chunk.entry, good }
     }
 
-    /// Packs that are there and not protected, but for those on nodes whose copies are too many.
-    fn protect(&self, spares: &[i64], batch: &mut Batch) {
+    /// Packs that are there and not protected, and which of them are to be.
+    fn protect(&self, which: impl Fn(&ReplicaRow) -> bool, batch: &mut Batch) {
         let bare = self.standings.iter().filter(|(_, standing)| *standing == Standing::Unprotected);
-        for (replica, _) in bare.filter(|(replica, _)| !spares.contains(&replica.node)) {
+        for (replica, _) in bare.filter(|(replica, _)| which(replica)) {
             let (node, pack) = (replica.node, replica.pack);
             batch.add(self.act(Means::Protect { from: self.sources(), node, pack }));
         }
@@ -218,8 +223,8 @@ impl Planner<'_> {
     }
 
     /// Copies for those that are missing, and for those on nodes that are to be emptied: what is needless there then is to be
-    /// given up.
-    fn copy(&self, batch: &mut Batch) -> Vec<NewCopy> {
+    /// given up. Says which nodes (by row) that is beside those that the copies stand for.
+    fn copy(&self, batch: &mut Batch) -> (Vec<NewCopy>, Vec<i64>) {
         let (targets, copies) = (self.targets(), self.copies);
         let short = copies.short();
         // What is missing comes first: only the last ones stand for copies that leave, and these go once the target is there
@@ -229,13 +234,14 @@ impl Planner<'_> {
         let urgent = short.saturating_sub(copies.moves());
         let stands_for = |(nth, at)| (at, if nth < urgent || !whole { None } else { leaving.next() });
         let writes: Vec<NewCopy> = targets.into_iter().enumerate().map(stands_for).collect();
+        let mut others = Vec::new();
         if whole && short > 0 {
-            let others: Vec<i64> = leaving.chain(copies.spoilt.iter().copied()).collect();
-            others.into_iter().for_each(|node| self.drop_all(node, None, batch));
+            others = leaving.chain(copies.spoilt.iter().copied()).collect();
+            others.iter().for_each(|node| self.drop_all(*node, None, batch));
             let moved = writes.iter().filter_map(|(_, leaves)| *leaves);
             moved.for_each(|node| self.drop_all(node, self.spare(node), batch));
         }
-        writes
+        (writes, others)
     }
 
     fn spare(&self, node: i64) -> Option<Spare> {

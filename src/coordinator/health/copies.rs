@@ -6,6 +6,7 @@ use super::rows::ReplicaRow;
 use super::standing::Standing;
 use crate::admin::FindingKind;
 use crate::coordinator::registry::View;
+use crate::id::PackId;
 
 /// The nodes (by row) with copies of a chunk.
 pub(super) struct Copies<'a> {
@@ -23,6 +24,8 @@ pub(super) struct Copies<'a> {
     pub unlisted: &'a BTreeSet<i64>,
     /// Those of `leaving` that lost theirs, or have them wrong: that is to be forgotten.
     pub spoilt: BTreeSet<i64>,
+    /// Packs that are not protected, and cannot be: something of them is not there.
+    pub broken: BTreeSet<PackId>,
 }
 
 impl Copies<'_> {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::RangeInclusive;
 
+use crate::catalog::packs::Held;
 use crate::id::{ChunkId, PackId, PackRoot};
 
 use super::listed::Listed;
@@ -93,6 +94,13 @@ impl Answers {
         // Without the block that names its chunks, the next collection takes them.
         let named = || !roots || chunks.contains(&ChunkId::from_digest(*replica.root.digest()));
         meanwhile.contains(&replica.created) || (packs.contains(&replica.root) && named())
+    }
+
+    /// Whether a node listed everything of a replica's pack.
+    pub fn is_whole(&self, replica: &ReplicaRow, held: &[Held]) -> bool {
+        let Some(Said::Listed { chunks, roots, .. }) = self.said.get(&replica.node) else { return false };
+        let named = !roots || chunks.contains(&ChunkId::from_digest(*replica.root.digest()));
+        named && held.iter().all(|held| chunks.contains(&held.entry.chunk))
     }
 
     fn stands(&self, chunk: &ChunkState, replica: &ReplicaRow, meanwhile: &RangeInclusive<i64>) -> Standing {
