@@ -283,7 +283,12 @@ pub fn copy_in(
 pub fn excluded(c: &Connection, chunk: i64) -> CatalogResult<Vec<String>> {
     let text: Option<String> =
         c.prepare_cached("SELECT excluded FROM chunk WHERE id = ?1")?.query_row([chunk], |row| row.get(0))?;
-    Ok(text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+    Ok(identities(text.as_deref()))
+}
+
+/// The nodes (identities) that a chunk's row keeps it away from.
+pub fn identities(text: Option<&str>) -> Vec<String> {
+    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
 /// Keeps a chunk away from nodes from now on.
@@ -502,8 +507,12 @@ pub fn refresh_copies(c: &Connection, after: i64, limit: u32, now: Timestamp) ->
     for version in &found {
         let (distinct, copies, _) = least_copied(c, *version, None, &(i64::MIN..=i64::MAX))?;
         let spread = if distinct < 2 { None } else { Some(!held_whole(c, *version, distinct)?) };
-        c.prepare_cached("UPDATE version SET copies_min = ?2, checked_at = ?3, spread = ?4 WHERE id = ?1")?
-            .execute(params![version, copies, micros(now), spread])?;
+        // That a file is spread no more is said by whoever looked for a way to spread it again.
+        c.prepare_cached(
+            "UPDATE version SET copies_min = ?2, checked_at = ?3, spread = CASE spread WHEN 1 THEN 1 ELSE ?4 END
+             WHERE id = ?1",
+        )?
+        .execute(params![version, copies, micros(now), spread])?;
     }
     Ok(found.last().copied())
 }

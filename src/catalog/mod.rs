@@ -15,6 +15,7 @@ mod schema;
 pub mod scrub;
 pub mod snapshot;
 pub mod spare;
+pub mod spread;
 pub mod sweep;
 pub mod tasks;
 pub mod trace;

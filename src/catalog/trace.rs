@@ -21,6 +21,16 @@ pub fn files_of_chunk(c: &Connection, chunk: i64) -> CatalogResult<(Option<Remot
     Ok((entry.map(|entry| path_of(c, entry)).transpose()?.flatten(), unsigned(files)))
 }
 
+/// One file that has a version.
+///
+/// # Errors
+/// [`super::CatalogError`].
+pub fn file_of(c: &Connection, version: i64) -> CatalogResult<Option<RemotePath>> {
+    let entry: Option<i64> =
+        c.prepare_cached("SELECT min(id) FROM entry WHERE version_id = ?1")?.query_row([version], |row| row.get(0))?;
+    Ok(entry.map(|entry| path_of(c, entry)).transpose()?.flatten())
+}
+
 /// One file that has a chunk in a live pack on a node, and how many files do.
 ///
 /// # Errors

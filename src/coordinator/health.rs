@@ -6,10 +6,11 @@ mod copies;
 mod doubt;
 mod listed;
 mod rows;
+mod spread;
 mod standing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -20,6 +21,7 @@ use self::acts::{Batch, plan_copies};
 use self::copies::{Copies, crowded, finding_kinds};
 use self::listed::Listed;
 use self::rows::{ChunkState, ReplicaRow, chunk_page};
+use self::spread::After;
 use self::standing::{Answers, Said, Standing};
 use super::Coordinator;
 use super::registry::{Member, View};
@@ -104,6 +106,10 @@ pub(super) struct Diagnosis {
     pub notices: Vec<String>,
     /// Why nothing may be changed, if so.
     pub read_only: Option<String>,
+    /// Where copies will be that something is done about.
+    after: After,
+    /// Versions that were spread, and cannot be as the pool is.
+    pub unspread: Vec<i64>,
     /// Nodes (by row) that did not answer, and are waited for.
     pub awaited: BTreeSet<i64>,
 }
@@ -119,13 +125,13 @@ const TICK: Duration = Duration::from_millis(20);
 
 impl Coordinator {
     /// Asks every node, and works out what is wrong and what to do.
-    pub(super) async fn diagnose(&self, check: &Check) -> ApiResult<(Diagnosis, View)> {
+    pub(super) async fn diagnose(&self, check: &Check) -> ApiResult<(Diagnosis, Arc<View>)> {
         // Before any node is asked: a pack that arrives meanwhile may be missing from what the node lists. No proof from
         // here on is of this very moment, so that those of it are older than what the nodes say.
         let began = self.seam.now();
         tokio::time::sleep(TICK).await;
         let said = self.ask_all(check).await;
-        let view = self.nodes.view(self.policy.replicas);
+        let view = Arc::new(self.nodes.view(self.policy.replicas));
         let mut leaving = self.leaving_nodes();
         leaving.extend(check.leaving);
         let unlisted = BTreeSet::new();
@@ -159,6 +165,7 @@ impl Coordinator {
                 self.look_at(&view, &chunk, &standings, &answers, (check, hold.is_some()), &mut found).await?;
             }
         }
+        self.find_unspread(&view, &answers, check, &mut found).await?;
         found.batch.settle();
         found.notices.extend(hold);
         for member in &view.members {
@@ -368,7 +375,9 @@ impl Coordinator {
         // While many nodes are away at once, only what is down to its last copy is worth a storm.
         let held = held && !(sure <= 1 && copies.target > 1);
         let copies = Copies { broken: self.broken(standings, answers, found).await?, ..copies };
-        plan_copies(view, chunk, standings, &copies, (check, held), &mut found.batch);
+        let acts = plan_copies(view, chunk, standings, &copies, (check, held));
+        found.after.note(chunk.row, standings, &acts);
+        found.batch.extend(acts);
         Ok(())
     }
 

@@ -25,9 +25,9 @@ use super::registry::{Member, Turn, View};
 use super::tasks::Handle;
 use crate::admin::{HealthReport, HealthRequest, NodeState};
 use crate::api::{ApiError, ApiResult, Code};
-use crate::catalog::chunks;
 use crate::catalog::packs::{self, NewPack, PackState};
-use crate::id::{ChunkId, PackId};
+use crate::catalog::{chunks, spread};
+use crate::id::{ChunkId, NodeId, PackId};
 use crate::node::{ChunkAt, NodeError, NodeFailure};
 use crate::pack::{Pack, PackEntry, PackHeader};
 
@@ -243,7 +243,7 @@ impl Coordinator {
     }
 
     /// Checks, and writes down what it saw; unless that shows that another coordinator is in charge.
-    async fn look(&self, check: &Check) -> ApiResult<(Diagnosis, View)> {
+    async fn look(&self, check: &Check) -> ApiResult<(Diagnosis, Arc<View>)> {
         let (found, view) = self.diagnose(check).await?;
         self.may_change()?;
         self.keep(&found).await?;
@@ -481,10 +481,12 @@ impl Coordinator {
         let error = match proof.await {
             Ok(proof) => {
                 let instead: Vec<(PackId, i64)> = taken.iter().filter_map(|one| one.act.instead()).collect();
+                let kept_off: Vec<(i64, NodeId)> = taken.iter().filter_map(|one| self.kept_off(one.act)).collect();
                 self.write(move |c| {
                     if !packs::proved(c, id, proof)? {
                         return Ok(());
                     }
+                    kept_off.iter().try_for_each(|(chunk, node)| spread::keep_off(c, *chunk, node.as_str()))?;
                     instead.iter().try_for_each(|(pack, chunk)| packs::forget_replica(c, *pack, *chunk))
                 })
                 .await?;
@@ -512,6 +514,12 @@ impl Coordinator {
         let all = || held.iter().map(|held| held.row).collect();
         let chunks = if wrong.is_empty() { all() } else { wrong.clone() };
         Ok(Err(NotTaken { chunks, wrong, error }))
+    }
+
+    /// The node that an act's chunk is kept off from now on, if any.
+    fn kept_off(&self, act: &Act) -> Option<(i64, NodeId)> {
+        let spare = act.spare().filter(|_| act.keep_off)?;
+        Some((act.chunk, self.nodes.get(spare.node)?.row.id.clone()))
     }
 
     /// Reads a chunk from the first copy that gives it, and says which node that was: those that answer first, the one that

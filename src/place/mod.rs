@@ -102,10 +102,25 @@ impl Topology {
     }
 
     /// The open nodes that are to get as many more copies of a chunk as are `wanted`, best first, none of `excluded`: in
-    /// zones where the nodes that `have` it are not, as long as there are any.
-    pub fn choose_beside(&self, chunk: &ChunkId, have: &[usize], excluded: &[usize], wanted: usize) -> Vec<usize> {
+    /// zones where the nodes that `have` it are not, as long as there are any; none of those that it is `kept_off`, while
+    /// that costs neither a copy nor a zone.
+    pub fn choose_beside(
+        &self,
+        chunk: &ChunkId,
+        have: &[usize],
+        kept_off: &[usize],
+        excluded: &[usize],
+        wanted: usize,
+    ) -> Vec<usize> {
         let open = |at: &usize| self.nodes[*at].open && !excluded.contains(at) && !have.contains(at);
-        self.pick(chunk, have, (0..self.nodes.len()).filter(open), wanted)
+        let free = self.pick(chunk, have, (0..self.nodes.len()).filter(open), wanted);
+        if kept_off.is_empty() {
+            return free;
+        }
+        let all = (0..self.nodes.len()).filter(|at| open(at) && !kept_off.contains(at));
+        let spread = self.pick(chunk, have, all, wanted);
+        let crowding = |chosen: &[usize]| self.crowding(&[have, chosen].concat());
+        if spread.len() == free.len() && crowding(&spread) <= crowding(&free) { spread } else { free }
     }
 
     /// Which of the nodes that have a chunk should keep one of `wanted` copies, open or not, best first.

@@ -1,6 +1,10 @@
 //! No node holds a whole file where that can be.
 
-use crate::support::pool::{MIB, Pool, Setup, always, bytes};
+use std::collections::BTreeSet;
+
+use bytenode::admin::{Admin, Do, FindingKind, HealthReport, HealthRequest, NodeSet, Verdict};
+
+use crate::support::pool::{CAPACITY, Like, MIB, Pool, Setup, always, bytes};
 
 async fn spreads(nodes: usize, chunks: usize, seed: u64) -> Option<bool> {
     let mut setup = Setup::builtin(nodes).seed(seed);
@@ -36,4 +40,82 @@ async fn it_holds_over_several_windows() {
     let mut more = bytes(1, 70 * MIB);
     more.extend(bytes(2, 10));
     assert_eq!(pool.admin.put_with("bn:/b", &more, &always()).await.entry().spread, Some(true));
+}
+
+/// Nodes that have all chunks of a file.
+async fn whole(pool: &Pool, file: &str) -> BTreeSet<String> {
+    let rows = pool.admin.chunks(file).await;
+    let names = pool.nodes.iter().map(|node| node.name.clone());
+    names.filter(|name| rows.iter().all(|row| row.nodes.contains(name))).collect()
+}
+
+fn spread_of(report: &HealthReport) -> Vec<Option<String>> {
+    let unspread = report.findings.iter().filter(|finding| finding.kind == FindingKind::Spread);
+    unspread.map(|finding| finding.path.as_ref().map(ToString::to_string)).collect()
+}
+
+/// A node that is lost for good leaves three, and each has all. When another comes, one chunk of each of the three goes there:
+/// what was promised when the file was stored holds again, and the plan says so. A file that was never spread stays.
+#[tokio::test(start_paused = true)]
+async fn what_a_loss_took_is_given_back_when_it_can_be() {
+    for setup in [Setup::builtin(4), Setup::kubo(4)] {
+        let mut pool = Pool::new(setup.replicas(3)).await;
+        let content = bytes(1, 6 * MIB);
+        assert_eq!(pool.admin.put("bn:/a", &content).await.entry().spread, Some(true));
+        pool.kill(0);
+        pool.admin.session.node_remove("n1", true, false).await.unwrap();
+        assert_eq!(whole(&pool, "bn:/a").await.len(), 3);
+        assert_eq!(pool.admin.put("bn:/b", &bytes(2, 6 * MIB)).await.entry().spread, Some(false));
+        pool.add_node(Like::Builtin, CAPACITY).await;
+        let dry = HealthRequest { dry_run: true, ..HealthRequest::default() };
+        let plan = pool.check(dry).await;
+        assert_eq!(spread_of(&plan), vec![Some("bn:/a".to_owned()); 3], "{plan:?}");
+        let moves: Vec<_> = plan.actions.iter().map(|action| (action.act, action.to.as_deref())).collect();
+        assert_eq!(moves, [(Do::Move, Some("n5")); 3], "{plan:?}");
+        let report = pool.health().await;
+        assert_eq!((report.repaired, report.remaining, report.verdict), (3, 0, Verdict::Healthy), "{report:?}");
+        assert!(whole(&pool, "bn:/a").await.is_empty());
+        assert_eq!(whole(&pool, "bn:/b").await.len(), 3, "a node that joins starts no storm");
+        let (a, b) = (pool.admin.stat("bn:/a").await.unwrap(), pool.admin.stat("bn:/b").await.unwrap());
+        assert_eq!((a.spread, b.spread), (Some(true), Some(false)));
+        assert_eq!(pool.check(dry).await.actions_total, 0);
+        assert!(pool.admin.get("bn:/a").await == content);
+        assert!(pool.admin.chunks("bn:/a").await.iter().all(|chunk| chunk.nodes.len() == 3));
+    }
+}
+
+/// Where no place is left for it, the file says that it is not spread any more.
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_spread_any_more_says_so() {
+    let pool = Pool::new(Setup::builtin(4).replicas(3)).await;
+    pool.admin.put("bn:/a", &bytes(1, 6 * MIB)).await;
+    let drain = NodeSet { draining: Some(true), ..NodeSet::default() };
+    pool.admin.session.node_set("n2", &drain).await.unwrap();
+    let report = pool.health().await;
+    assert_eq!((report.remaining, report.verdict), (0, Verdict::Healthy), "{report:?}");
+    assert_eq!(whole(&pool, "bn:/a").await.len(), 3);
+    assert_eq!(pool.admin.stat("bn:/a").await.unwrap().spread, Some(false));
+}
+
+/// Chunks that were kept off a node when they were stored are kept off it by repair too.
+#[tokio::test(start_paused = true)]
+async fn repair_and_drains_keep_files_spread() {
+    for seed in 0..6 {
+        let pool = Pool::new(Setup::builtin(6).seed(seed).replicas(3)).await;
+        for file in 0..6 {
+            let put = pool.admin.put(&format!("bn:/{file}"), &bytes(seed * 10 + file, (2 + file as usize) * MIB)).await;
+            assert_eq!(put.entry().spread, Some(true));
+        }
+        let drain = NodeSet { draining: Some(true), ..NodeSet::default() };
+        pool.admin.session.node_set("n2", &drain).await.unwrap();
+        let report = pool.health().await;
+        assert_eq!((report.remaining, report.verdict), (0, Verdict::Healthy), "{report:?}");
+        for file in 0..6 {
+            let path = format!("bn:/{file}");
+            let spread = pool.admin.stat(&path).await.unwrap().spread;
+            assert_eq!(spread, Some(whole(&pool, &path).await.is_empty()), "{path}, seed {seed}");
+            // Five nodes are enough for three chunks.
+            assert!(spread == Some(true) || file < 1, "{path}, seed {seed}");
+        }
+    }
 }

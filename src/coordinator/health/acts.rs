@@ -21,6 +21,8 @@ pub(in crate::coordinator) struct Act {
     pub entry: PackEntry,
     /// Good copies of the chunk when this was planned: the fewer, the sooner.
     pub good: usize,
+    /// The chunk is kept off the node that a copy leaves, from now on.
+    pub keep_off: bool,
 }
 
 /// How an act is done.
@@ -58,6 +60,10 @@ pub(in crate::coordinator) struct Batch {
 }
 
 impl Batch {
+    pub(super) fn extend(&mut self, acts: impl IntoIterator<Item = Act>) {
+        acts.into_iter().for_each(|act| self.add(act));
+    }
+
     fn add(&mut self, act: Act) {
         self.total += 1;
         self.acts.push(act);
@@ -99,26 +105,11 @@ pub(super) fn plan_copies(
     standings: &[(&ReplicaRow, Standing)],
     copies: &Copies<'_>,
     (check, held): (&Check, bool),
-    batch: &mut Batch,
-) {
+) -> Vec<Act> {
     let planner = Planner { view, chunk, standings, copies, check };
-    if copies.has_surplus() {
-        let spares = planner.spares();
-        planner.protect(|replica| !spares.contains(&replica.node), batch);
-        let spares = if held { Vec::new() } else { spares };
-        spares.into_iter().for_each(|node| planner.drop_all(node, None, batch));
-        return;
-    }
-    if held {
-        planner.protect(|_| true, batch);
-        return;
-    }
-    let (mut writes, given_up) = planner.copy(batch);
-    planner.part(&mut writes);
-    // What goes elsewhere is protected until then, but gets no pack of its own for that.
-    let goes = |node: i64| given_up.contains(&node) || writes.iter().any(|(_, leaves)| *leaves == Some(node));
-    planner.protect(|replica| !(copies.broken.contains(&replica.pack) && goes(replica.node)), batch);
-    writes.into_iter().for_each(|write| planner.write(write, batch));
+    let mut acts = Vec::new();
+    planner.plan(held, &mut acts);
+    acts
 }
 
 /// Plans for one chunk. Nodes are meant by their index in the view, or by their row.
@@ -134,6 +125,26 @@ struct Planner<'a> {
 type NewCopy = (usize, Option<i64>);
 
 impl Planner<'_> {
+    fn plan(&self, held: bool, acts: &mut Vec<Act>) {
+        let copies = self.copies;
+        if copies.has_surplus() {
+            let spares = self.spares();
+            self.protect(|replica| !spares.contains(&replica.node), acts);
+            let spares = if held { Vec::new() } else { spares };
+            spares.into_iter().for_each(|node| self.drop_all(node, None, acts));
+            return;
+        }
+        if held {
+            return self.protect(|_| true, acts);
+        }
+        let (mut writes, given_up) = self.copy(acts);
+        self.part(&mut writes);
+        // What goes elsewhere is protected until then, but gets no pack of its own for that.
+        let goes = |node: i64| given_up.contains(&node) || writes.iter().any(|(_, leaves)| *leaves == Some(node));
+        self.protect(|replica| !(copies.broken.contains(&replica.pack) && goes(replica.node)), acts);
+        writes.into_iter().for_each(|write| self.write(write, acts));
+    }
+
     fn sources(&self) -> Vec<Source> {
         let readable = self.standings.iter().filter(|(_, standing)| standing.can_be_read());
         readable.map(|(r, _)| Source { node: r.node, pack: r.pack, root: r.root }).collect()
@@ -141,15 +152,15 @@ impl Planner<'_> {
 
     fn act(&self, means: Means) -> Act {
         let good = self.standings.iter().filter(|(_, standing)| standing.can_be_read()).count();
-        Act { means, chunk: self.chunk.row, vault: self.chunk.vault, entry: self.chunk.entry, good }
+        Act { means, chunk: self.chunk.row, vault: self.chunk.vault, entry: self.chunk.entry, good, keep_off: false }
     }
 
     /// Packs that are there and not protected, and which of them are to be.
-    fn protect(&self, which: impl Fn(&ReplicaRow) -> bool, batch: &mut Batch) {
+    fn protect(&self, which: impl Fn(&ReplicaRow) -> bool, acts: &mut Vec<Act>) {
         let bare = self.standings.iter().filter(|(_, standing)| *standing == Standing::Unprotected);
         for (replica, _) in bare.filter(|(replica, _)| which(replica)) {
             let (node, pack) = (replica.node, replica.pack);
-            batch.add(self.act(Means::Protect { from: self.sources(), node, pack }));
+            acts.push(self.act(Means::Protect { from: self.sources(), node, pack }));
         }
     }
 
@@ -161,9 +172,9 @@ impl Planner<'_> {
         self.standings.iter().filter(on).map(|(replica, _)| Spare { node, pack: replica.pack }).collect()
     }
 
-    fn drop_all(&self, node: i64, but: Option<Spare>, batch: &mut Batch) {
+    fn drop_all(&self, node: i64, but: Option<Spare>, acts: &mut Vec<Act>) {
         let others = self.all_on(node).into_iter().filter(|spare| Some(*spare) != but);
-        others.for_each(|spare| batch.add(self.act(Means::Drop(spare))));
+        others.for_each(|spare| acts.push(self.act(Means::Drop(spare))));
     }
 
     /// The replica that a node lost or has wrong.
@@ -187,6 +198,12 @@ impl Planner<'_> {
         let closed = self.copies.leaving.iter().chain(self.copies.unlisted).filter_map(|row| self.view.at(*row));
         let failed = (0..self.view.members.len()).filter(|at| self.failed(*at));
         closed.chain(failed).collect()
+    }
+
+    /// Nodes that the chunk is kept off for the sake of spread, where that costs nothing else.
+    fn kept_off(&self) -> Vec<usize> {
+        let named = |at: &usize| self.chunk.kept_off.iter().any(|id| *id == self.view.members[*at].row.id.as_str());
+        (0..self.view.members.len()).filter(named).collect()
     }
 
     fn failed(&self, at: usize) -> bool {
@@ -215,7 +232,9 @@ impl Planner<'_> {
             }
         }
         let beside: Vec<usize> = have.iter().chain(&targets).copied().collect();
-        targets.extend(self.view.topology.choose_beside(&self.chunk.entry.chunk, &beside, &excluded, short));
+        let kept_off = self.kept_off();
+        let chosen = self.view.topology.choose_beside(&self.chunk.entry.chunk, &beside, &kept_off, &excluded, short);
+        targets.extend(chosen);
         // A node whose block cache is live takes what it lost or spoilt without writing it: others come first.
         targets.sort_by_key(|at| self.lost(*at).is_some() && self.view.members[*at].row.cache_live);
         targets.truncate(short);
@@ -224,7 +243,7 @@ impl Planner<'_> {
 
     /// Copies for those that are missing, and for those on nodes that are to be emptied: what is needless there then is to be
     /// given up. Says which nodes (by row) that is beside those that the copies stand for.
-    fn copy(&self, batch: &mut Batch) -> (Vec<NewCopy>, Vec<i64>) {
+    fn copy(&self, acts: &mut Vec<Act>) -> (Vec<NewCopy>, Vec<i64>) {
         let (targets, copies) = (self.targets(), self.copies);
         let short = copies.short();
         // What is missing comes first: only the last ones stand for copies that leave, and these go once the target is there
@@ -237,9 +256,9 @@ impl Planner<'_> {
         let mut others = Vec::new();
         if whole && short > 0 {
             others = leaving.chain(copies.spoilt.iter().copied()).collect();
-            others.iter().for_each(|node| self.drop_all(*node, None, batch));
+            others.iter().for_each(|node| self.drop_all(*node, None, acts));
             let moved = writes.iter().filter_map(|(_, leaves)| *leaves);
-            moved.for_each(|node| self.drop_all(node, self.spare(node), batch));
+            moved.for_each(|node| self.drop_all(node, self.spare(node), acts));
         }
         (writes, others)
     }
@@ -258,14 +277,15 @@ impl Planner<'_> {
             excluded.push(from);
             let others: Vec<usize> = after.iter().copied().collect();
             let is_new = |at: &usize| others.iter().all(|other| self.zone(*other) != self.zone(*at));
-            let chosen = self.view.topology.choose_beside(&self.chunk.entry.chunk, &others, &excluded, 1);
+            let kept_off = self.kept_off();
+            let chosen = self.view.topology.choose_beside(&self.chunk.entry.chunk, &others, &kept_off, &excluded, 1);
             let Some(to) = chosen.into_iter().find(is_new) else { break };
             after.insert(to);
             writes.push((to, Some(self.row(from))));
         }
     }
 
-    fn write(&self, (at, leaves): NewCopy, batch: &mut Batch) {
+    fn write(&self, (at, leaves): NewCopy, acts: &mut Vec<Act>) {
         let (instead, then_drop) = (self.lost(at), leaves.and_then(|node| self.spare(node)));
         let what = match (instead, then_drop) {
             (_, Some(_)) => Do::Move,
@@ -275,11 +295,11 @@ impl Planner<'_> {
         // The node that a copy leaves gives it, where it answers: nobody else has to read.
         let mut from = self.sources();
         from.sort_by_key(|source| then_drop.is_none_or(|spare| spare.node != source.node));
-        batch.add(self.act(Means::Write { act: what, from, to: self.row(at), instead, then_drop }));
+        acts.push(self.act(Means::Write { act: what, from, to: self.row(at), instead, then_drop }));
     }
 
     /// The nodes (by row) whose copies are too many: first those that are to be emptied, then those where the chunk belongs
-    /// least. One that is not protected is kept only where the others are too few.
+    /// least. One that it is kept off, or that does not protect it, keeps it only where the others are too few.
     fn spares(&self) -> Vec<i64> {
         let (view, copies) = (self.view, self.copies);
         let is_sure = |row: &i64| self.standings.iter().any(|(r, s)| r.node == *row && *s == Standing::Good);
@@ -289,8 +309,13 @@ impl Planner<'_> {
             let kept = view.topology.keep(&self.chunk.entry.chunk, &nodes, wanted);
             kept.into_iter().map(|at| self.row(at)).collect()
         };
+        let kept_off = self.kept_off();
+        let (off, sure): (Vec<i64>, Vec<i64>) =
+            sure.into_iter().partition(|row| view.at(*row).is_some_and(|at| kept_off.contains(&at)));
         let mut kept = keep(&sure, copies.target);
-        kept.extend(keep(&bare, copies.target.saturating_sub(kept.len())));
+        for less in [off, bare] {
+            kept.extend(keep(&less, copies.target.saturating_sub(kept.len())));
+        }
         if kept.len() < copies.target {
             return Vec::new();
         }
@@ -331,7 +356,7 @@ mod tests {
             let good = if chunk % 10 == 9 { 1 } else { 2 };
             let means = Means::Protect { from: Vec::new(), node: 1, pack: PackId::new(1) };
             let entry = PackEntry { chunk: ChunkId::of(b"x"), bytes: 1 };
-            batch.add(Act { means, chunk: chunk as i64, vault: 1, entry, good });
+            batch.add(Act { means, chunk: chunk as i64, vault: 1, entry, good, keep_off: false });
             assert!(batch.acts.len() < 2 * MAX_REPORTED);
         }
         batch.settle();

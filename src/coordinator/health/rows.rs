@@ -1,8 +1,8 @@
 //! Chunks in use and their replicas, read from the catalog page by page.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 
-use crate::catalog::{CatalogResult, chunk_entry, digest, unsigned};
+use crate::catalog::{CatalogResult, chunk_entry, chunks, digest, unsigned};
 use crate::id::{PackId, PackRoot};
 use crate::pack::PackEntry;
 
@@ -30,6 +30,8 @@ pub(in crate::coordinator) struct ChunkState {
     pub vault: i64,
     pub entry: PackEntry,
     pub target: u32,
+    /// Nodes (by identity) that it is kept off for the sake of spread.
+    pub kept_off: Vec<String>,
     pub replicas: Vec<ReplicaRow>,
 }
 
@@ -38,22 +40,41 @@ pub(super) fn chunk_page(c: &Connection, after: i64) -> CatalogResult<Vec<ChunkS
     // Crossed, so that SQLite goes over the chunks in their order and stops after a page. From the manifests, it would sort
     // all that follow to find the first few, for every page anew.
     let mut statement = c.prepare_cached(
-        "SELECT c.id, c.vault_id, c.digest, c.bytes, max(v.replicas) FROM chunk c
+        "SELECT c.id, c.vault_id, c.digest, c.bytes, max(v.replicas), c.excluded FROM chunk c
          CROSS JOIN manifest m ON m.chunk_id = c.id CROSS JOIN version v ON v.id = m.version_id
          WHERE c.id > ?1 AND v.state = 1 AND v.expires_at IS NULL
          GROUP BY c.id ORDER BY c.id LIMIT ?2",
     )?;
-    let rows = statement.query_map(params![after, PAGE], |row| {
-        let found: (i64, i64, Vec<u8>, i64, u32) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
-        Ok(found)
-    })?;
+    let mut rows = statement.query(params![after, PAGE])?;
     let mut page = Vec::new();
-    for found in rows {
-        let (row, vault, blob, bytes, target) = found?;
-        let entry = chunk_entry(row, &blob, bytes)?;
-        page.push(ChunkState { row, vault, entry, target, replicas: replicas(c, row)? });
+    while let Some(row) = rows.next()? {
+        page.push(chunk_state(c, row)?);
     }
     Ok(page)
+}
+
+/// A chunk, if it is in use.
+pub(super) fn one(c: &Connection, chunk: i64) -> CatalogResult<Option<ChunkState>> {
+    let mut statement = c.prepare_cached(
+        "SELECT c.id, c.vault_id, c.digest, c.bytes, max(v.replicas), c.excluded FROM chunk c
+         CROSS JOIN manifest m ON m.chunk_id = c.id CROSS JOIN version v ON v.id = m.version_id
+         WHERE c.id = ?1 AND v.state = 1 AND v.expires_at IS NULL GROUP BY c.id",
+    )?;
+    let mut rows = statement.query([chunk])?;
+    rows.next()?.map(|row| chunk_state(c, row)).transpose()
+}
+
+fn chunk_state(c: &Connection, found: &Row<'_>) -> CatalogResult<ChunkState> {
+    let (row, blob, bytes) = (found.get(0)?, found.get::<_, Vec<u8>>(2)?, found.get(3)?);
+    let excluded: Option<String> = found.get(5)?;
+    Ok(ChunkState {
+        row,
+        vault: found.get(1)?,
+        entry: chunk_entry(row, &blob, bytes)?,
+        target: found.get(4)?,
+        kept_off: chunks::identities(excluded.as_deref()),
+        replicas: replicas(c, row)?,
+    })
 }
 
 fn replicas(c: &Connection, chunk: i64) -> CatalogResult<Vec<ReplicaRow>> {

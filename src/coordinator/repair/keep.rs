@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use crate::api::ApiResult;
 use crate::catalog::packs::{self, PackState, Proof, Reach};
-use crate::catalog::{chunks, micros};
+use crate::catalog::{chunks, micros, spread};
 use crate::coordinator::Coordinator;
 use crate::coordinator::health::Diagnosis;
 use crate::id::PackId;
@@ -68,6 +68,10 @@ impl Coordinator {
                 Ok(())
             })
             .await?;
+        }
+        for some in found.unspread.chunks(STEP) {
+            let some = some.to_vec();
+            self.write(move |c| some.iter().try_for_each(|version| spread::is_not(c, *version))).await?;
         }
         let orphans = found.orphans.clone();
         self.write(move |c| orphans.iter().try_for_each(|root| packs::drop_again(c, root))).await?;
