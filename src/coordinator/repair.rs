@@ -288,9 +288,9 @@ impl Coordinator {
         if let Some(error) = broken {
             return Err(error);
         }
-        // What cannot be given up now is found to be too much by the next check.
-        self.give_up(std::mem::take(&mut work.spares), found.began, check).await?;
-        let spares = drops.iter().filter_map(|act| Some((act.spare()?, act.chunk, act.entry))).collect();
+        // What cannot be given up now is found to be too much by the next check. All at once: a pack is made smaller once.
+        let mut spares = std::mem::take(&mut work.spares);
+        spares.extend(drops.iter().filter_map(|act| Some((act.spare()?, act.chunk, act.entry))));
         let given_up = self.give_up(spares, found.began, check).await?;
         work.did(
             drops.into_iter().filter(|act| act.spare().is_some_and(|spare| given_up.contains(&(spare, act.chunk)))),
