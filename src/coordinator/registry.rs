@@ -17,7 +17,7 @@ use crate::pack::MAX_CHUNK_BYTES;
 use crate::place::{PlaceNode, Topology};
 
 /// Packs that repair writes to a member at once.
-const WRITERS: usize = 2;
+const WRITERS: usize = 3;
 /// How far a member's clock may be off.
 const SKEW: SignedDuration = SignedDuration::from_mins(5);
 /// A member that came back so often within [`TOGETHER`]

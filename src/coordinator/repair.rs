@@ -45,7 +45,7 @@ const PAUSE: Duration = Duration::from_secs(10);
 const MAX_NOTICES: usize = 100;
 
 /// Packs under way at once, of which each holds its bytes in memory.
-const WRITING: usize = 4;
+const WRITING: usize = 6;
 /// Chunks that are read at once for each of them.
 const READING: usize = 4;
 

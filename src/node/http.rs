@@ -26,7 +26,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use hyper::header::{CACHE_CONTROL, DATE, HeaderName, HeaderValue, RANGE};
 use hyper::{HeaderMap, Method, StatusCode};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::de::DeserializeOwned;
 
 use self::base::Base;
@@ -48,6 +48,8 @@ use crate::seam::Seam;
 
 /// What calls say of themselves.
 const AGENT: &str = concat!("bytenode/", env!("CARGO_PKG_VERSION"));
+/// With a clock so far off, a node takes no grant.
+const SKEW: SignedDuration = SignedDuration::from_mins(5);
 /// Bodies from this length on are hashed off the async threads.
 const OFFLOAD_BYTES: usize = 128 << 10;
 
@@ -404,10 +406,12 @@ impl HttpNode {
     }
 
     async fn ask_status(&self) -> Result<NodeStatus, NodeFailure> {
-        let id = self.json::<wire::Identity>(self.call("id", "saying who it is"));
+        let asked = self.json::<wire::Identity>(self.call("id", "saying who it is")).await;
+        let (identity, headers) = asked?;
         let repo = self.json::<wire::RepoStat>(self.call("repo/stat?size-only=true", "saying how full it is"));
         let sys = self.json::<wire::Sys>(self.call("diag/sys", "saying how full its disk is"));
-        let ((identity, headers), (repo, _), (sys, _)) = tokio::try_join!(id, repo, sys)?;
+        let asked = tokio::try_join!(repo, sys).map_err(|failure| self.told_by_clock(failure, clock(&headers)));
+        let ((repo, _), (sys, _)) = asked?;
         let id = node_id(&identity.id)?;
         if self.expected_id.as_ref().is_some_and(|expected| *expected != id) {
             return Err(NodeFailure::OtherIdentity { found: id });
@@ -422,6 +426,22 @@ impl HttpNode {
             started: self.running_since().await,
         })
     }
+
+    /// A node refuses every grant while its clock is far off: then that is what has to be set right.
+    fn told_by_clock(&self, failure: NodeFailure, clock: Option<Timestamp>) -> NodeFailure {
+        let skew = clock.map_or(SignedDuration::ZERO, |clock| clock.duration_since(self.seam.now()));
+        match failure {
+            NodeFailure::Denied(why) if skew.abs() > SKEW => {
+                let (off, way) = (SignedDuration::from_mins(skew.abs().as_mins()), ahead(skew));
+                NodeFailure::Denied(format!("{why}; its clock is {off:#} {way}, set it right"))
+            }
+            failure => failure,
+        }
+    }
+}
+
+const fn ahead(skew: SignedDuration) -> &'static str {
+    if skew.is_negative() { "behind" } else { "ahead" }
 }
 
 /// The body, which must have exactly the expected length: another one is wrong bytes, not an answer to go on with.

@@ -17,6 +17,8 @@ enum Reply {
     Raw(String),
     /// Writes this and then nothing, for ever.
     Stall(String),
+    /// Says who it is and what time it is for it, and refuses everything else.
+    Late(Timestamp),
     /// Writes this again and again.
     Endless(&'static str),
     /// Writes this again and again, with a pause after each.
@@ -93,8 +95,19 @@ async fn serve(mut socket: TcpStream, reply: Reply, heads: Arc<Mutex<Vec<String>
     let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
     let whole = head.len() + 4 + length.unwrap_or(0);
     while request.len() < whole && socket.read_buf(&mut request).await.unwrap_or(0) > 0 {}
+    let of_id = head.starts_with("POST /api/v0/id ");
     heads.lock().unwrap().push(head);
     match reply {
+        Reply::Late(clock) => {
+            let date = jiff::fmt::rfc2822::to_string(&clock.to_zoned(jiff::tz::TimeZone::UTC)).unwrap();
+            let body = format!("{{\"ID\":\"{}\"}}", key().public().node_id());
+            let (line, body) = if of_id { ("200 OK", body.as_str()) } else { ("401 Unauthorized", "expired") };
+            let answer = format!(
+                "HTTP/1.1 {line}\r\nDate: {date}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            drop(socket.write_all(answer.as_bytes()).await);
+        }
         Reply::Raw(text) => drop(socket.write_all(text.as_bytes()).await),
         Reply::Stall(text) => {
             let _ = socket.write_all(text.as_bytes()).await;
@@ -326,4 +339,18 @@ async fn an_upload_given_up_lets_go_of_its_bytes() {
     };
     tokio::time::timeout(Duration::from_secs(10), alone).await.expect("the bytes are let go of");
     drop(open);
+}
+
+#[tokio::test]
+async fn a_node_that_refuses_grants_by_a_wrong_clock_is_told_so() {
+    for (seconds, told) in [(26 * 3600 + 20, "its clock is 26h ahead"), (-3620, "its clock is 1h behind")] {
+        let clock = Timestamp::now() + SignedDuration::from_secs(seconds);
+        let server = Server::start(Reply::Late(clock)).await;
+        let node = server.node(NodeKind::Builtin, Credential::None);
+        let error = node.status().await.unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+    }
+    let server = Server::start(Reply::Late(Timestamp::now())).await;
+    let error = server.node(NodeKind::Builtin, Credential::None).status().await.unwrap_err().to_string();
+    assert!(error.contains("expired") && !error.contains("clock"), "{error}");
 }
