@@ -123,9 +123,17 @@ impl Topology {
         if spread.len() == free.len() && crowding(&spread) <= crowding(&free) { spread } else { free }
     }
 
-    /// Which of the nodes that have a chunk should keep one of `wanted` copies, open or not, best first.
-    pub fn keep(&self, chunk: &ChunkId, have: &[usize], wanted: usize) -> Vec<usize> {
-        self.pick(chunk, &[], have.iter().copied(), wanted)
+    /// Which of the nodes that have a chunk should keep one of `wanted` copies, open or not: none of those that it is
+    /// `kept_off`, while that costs neither a copy nor a zone.
+    pub fn keep(&self, chunk: &ChunkId, have: &[usize], kept_off: &[usize], wanted: usize) -> Vec<usize> {
+        let free = self.pick(chunk, &[], have.iter().copied(), wanted);
+        let (off, on): (Vec<usize>, Vec<usize>) = have.iter().partition(|at| kept_off.contains(at));
+        if off.is_empty() {
+            return free;
+        }
+        let mut spread = self.pick(chunk, &[], on.into_iter(), wanted);
+        spread.extend(self.pick(chunk, &spread, off.into_iter(), wanted - spread.len()));
+        if self.crowding(&spread) <= self.crowding(&free) { spread } else { free }
     }
 
     /// So many of these nodes, best first, in zones as even as can be with the nodes that have the chunk.

@@ -304,18 +304,14 @@ impl Planner<'_> {
         let (view, copies) = (self.view, self.copies);
         let is_sure = |row: &i64| self.standings.iter().any(|(r, s)| r.node == *row && *s == Standing::Good);
         let (sure, bare): (Vec<i64>, Vec<i64>) = copies.staying.iter().copied().partition(is_sure);
+        let kept_off = self.kept_off();
         let keep = |rows: &[i64], wanted: usize| -> Vec<i64> {
             let nodes: Vec<usize> = rows.iter().filter_map(|row| view.at(*row)).collect();
-            let kept = view.topology.keep(&self.chunk.entry.chunk, &nodes, wanted);
+            let kept = view.topology.keep(&self.chunk.entry.chunk, &nodes, &kept_off, wanted);
             kept.into_iter().map(|at| self.row(at)).collect()
         };
-        let kept_off = self.kept_off();
-        let (off, sure): (Vec<i64>, Vec<i64>) =
-            sure.into_iter().partition(|row| view.at(*row).is_some_and(|at| kept_off.contains(&at)));
         let mut kept = keep(&sure, copies.target);
-        for less in [off, bare] {
-            kept.extend(keep(&less, copies.target.saturating_sub(kept.len())));
-        }
+        kept.extend(keep(&bare, copies.target.saturating_sub(kept.len())));
         if kept.len() < copies.target {
             return Vec::new();
         }
