@@ -311,6 +311,27 @@ proptest! {
         prop_assert_eq!(again, chunks);
     }
 
+    /// Else one rule undoes what another did, for ever.
+    #[test]
+    fn what_is_kept_or_added_is_kept_off_nodes_only_while_it_costs_nothing(
+        (list, replicas) in pools(), number: u64, have in any::<u16>(), off in any::<u16>(), wanted in 1usize..5,
+    ) {
+        let topology = Topology::new(list, replicas);
+        let of = |bits: u16| (0..topology.nodes().len()).filter(|at| bits >> at & 1 == 1).collect::<Vec<usize>>();
+        let (chunk, have, off) = (chunk(number), of(have), of(off));
+        let count = |chosen: &[usize]| chosen.iter().filter(|at| off.contains(at)).count();
+        let together = |chosen: &[usize]| topology.crowding(&[&have[..], chosen].concat());
+        let (free, kept) = (topology.keep(&chunk, &have, &[], wanted), topology.keep(&chunk, &have, &off, wanted));
+        prop_assert_eq!(free.len(), kept.len());
+        prop_assert!(topology.crowding(&kept) <= topology.crowding(&free) && count(&kept) <= count(&free));
+        prop_assert!(kept.iter().all(|at| have.contains(at)));
+        let add = |off: &[usize]| topology.choose_beside(&chunk, &have, off, &[], wanted);
+        let (free, added) = (add(&[]), add(&off));
+        prop_assert_eq!(free.len(), added.len());
+        prop_assert!(together(&added) <= together(&free) && count(&added) <= count(&free));
+        prop_assert!(added.iter().all(|at| topology.nodes()[*at].open && !have.contains(at)));
+    }
+
     #[test]
     fn spread_respects_zones_and_fails_only_for_them(
         (list, replicas) in pools(), k in 1usize..6, seed: u64, held in any::<u16>(),
