@@ -363,6 +363,7 @@ impl Coordinator {
         // One that cannot be protected again can still be read.
         let bare = good == 0 && standings.iter().any(|(_, standing)| standing.can_be_read());
         if good == 0 && !bare {
+            found.after.note(chunk.row, standings, &[]);
             if copies.waiting.is_empty() {
                 found.lost += 1;
             } else {

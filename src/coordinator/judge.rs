@@ -35,6 +35,8 @@ pub(super) enum Depth {
     Whole,
 }
 
+/// Chunks of one pack that are read back at once.
+const READING: usize = 4;
 /// How long the proofs of one node's packs may take while a put waits: less than a call to the coordinator, so that what
 /// other nodes proved is not lost with them.
 const PROVE: Duration = Duration::from_secs(20);
@@ -246,16 +248,21 @@ impl Coordinator {
             return Err(NodeFailure::Absent("any good chunk of a pack".into()).at(&member.row.name));
         }
         let chosen = usize::try_from(self.seam.below(good.len() as u64)).unwrap_or(0);
-        for (index, held) in good.iter().enumerate() {
-            if all || index == chosen {
+        let read = |nth: usize| {
+            let held = good[nth];
+            async move {
                 let at = ChunkAt { chunk: held.entry.chunk, bytes: held.entry.bytes, pack: pack.root };
-                let read = member.node.read_chunk(&at, None, None).await;
-                let shown = matches!(&read, Err(error) if error.reason.is_of_bytes());
-                if shown && pack.state == PackState::Live {
-                    self.mark_bad(pack.id, held.row).await;
-                }
-                read?;
+                (held.row, member.node.read_chunk(&at, None, None).await.map(drop))
             }
+        };
+        let wanted = (0..good.len()).filter(|nth| all || *nth == chosen);
+        let mut reads = stream::iter(wanted.map(read)).buffered(READING);
+        while let Some((row, read)) = reads.next().await {
+            let shown = matches!(&read, Err(error) if error.reason.is_of_bytes());
+            if shown && pack.state == PackState::Live {
+                self.mark_bad(pack.id, row).await;
+            }
+            read?;
         }
         let reach = if all || good.len() == 1 { Reach::Whole } else { Reach::Sampled };
         Ok(Proof { reach, at: began })

@@ -344,6 +344,8 @@ impl Coordinator {
             return Ok(work);
         }
         let taken = self.read_copies(&job.acts, &mut work).await;
+        let remind = |nth: usize| self.remind(&member, taken[nth].act);
+        stream::iter((0..taken.len()).map(remind)).buffer_unordered(READING).collect::<()>().await;
         let turn = member.writing().await;
         // A node that stops answering or is full is given no more; the next round goes elsewhere. Nor is one that is told
         // by somebody else what to do, or while this coordinator may change nothing.
@@ -385,9 +387,6 @@ impl Coordinator {
         turn: Turn<'_>,
         work: &mut Work,
     ) -> ApiResult<()> {
-        for one in &taken {
-            self.remind(member, one.act).await;
-        }
         let mut turn = Some(turn);
         // First what stands in the way is taken away and all go again, then without what the node does not take.
         for attempt in 0..3 {

@@ -292,8 +292,10 @@ impl Planner<'_> {
             (Some(_), None) => Do::Replace,
             (None, None) => Do::Copy,
         };
-        // The node that a copy leaves gives it, where it answers: nobody else has to read.
+        // Each copy is read now and then, and the node that a copy leaves gives it, where it answers: nobody else has to.
         let mut from = self.sources();
+        let first = usize::try_from(self.chunk.row).unwrap_or(0) % from.len().max(1);
+        from.rotate_left(first);
         from.sort_by_key(|source| then_drop.is_none_or(|spare| spare.node != source.node));
         acts.push(self.act(Means::Write { act: what, from, to: self.row(at), instead, then_drop }));
     }
