@@ -507,9 +507,9 @@ pub fn refresh_copies(c: &Connection, after: i64, limit: u32, now: Timestamp) ->
     for version in &found {
         let (distinct, copies, _) = least_copied(c, *version, None, &(i64::MIN..=i64::MAX))?;
         let spread = if distinct < 2 { None } else { Some(!held_whole(c, *version, distinct)?) };
-        // That a file is spread no more is said by whoever looked for a way to spread it again.
+        // That a file is spread no more is said by whoever looks for a way to spread it again.
         c.prepare_cached(
-            "UPDATE version SET copies_min = ?2, checked_at = ?3, spread = CASE spread WHEN 1 THEN 1 ELSE ?4 END
+            "UPDATE version SET copies_min = ?2, checked_at = ?3, spread = CASE WHEN spread > 0 THEN spread ELSE ?4 END
              WHERE id = ?1",
         )?
         .execute(params![version, copies, micros(now), spread])?;

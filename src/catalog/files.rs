@@ -9,7 +9,7 @@ use crate::path::{MAX_PATH_BYTES, RemotePath};
 
 const ENTRY: &str =
     "SELECT e.id, e.name, e.version_id, e.created_at, v.size, v.modified, v.executable, v.sha256, v.chunks,
-    v.copies_min, v.replicas, v.public, v.spread, v.cid,
+    v.copies_min, v.replicas, v.public, v.spread = 1 spread, v.cid,
     max(v.checked_at, coalesce((SELECT checked_at FROM pool), v.checked_at)) checked_at
     FROM entry e LEFT JOIN version v ON v.id = e.version_id ";
 

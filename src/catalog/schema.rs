@@ -111,6 +111,7 @@ CREATE TABLE version(
     copies_min INTEGER,
     replicas INTEGER NOT NULL,
     checked_at INTEGER,
+    -- 1: no node has all of it; 0: one has, as it was when it was stored; 2: one has by now.
     spread INTEGER,
     policy TEXT,
     -- Raised by every append while the version is pending.

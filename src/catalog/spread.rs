@@ -9,15 +9,26 @@ use super::{CatalogResult, chunks};
 /// Chunks of which the holders are asked for at most, of one file, to part it: with so many, one of the first will do.
 const FIRST: u32 = 64;
 
-/// Up to `limit` visible versions after a row that no node had all of when this was looked at last.
+/// A version that no node had all of when it was stored.
+#[derive(Debug, Clone, Copy)]
+pub struct Spread {
+    /// Its row.
+    pub version: i64,
+    /// Whether that was still so when this was looked at last.
+    pub still: bool,
+}
+
+/// Up to `limit` visible versions after a row that no node had all of when they were stored.
 ///
 /// # Errors
 /// [`super::CatalogError`].
-pub fn versions(c: &Connection, after: i64, limit: u32) -> CatalogResult<Vec<i64>> {
+pub fn versions(c: &Connection, after: i64, limit: u32) -> CatalogResult<Vec<Spread>> {
     let mut statement = c.prepare_cached(
-        "SELECT id FROM version WHERE id > ?1 AND state = 1 AND expires_at IS NULL AND spread = 1 ORDER BY id LIMIT ?2",
+        "SELECT id, spread = 1 FROM version WHERE id > ?1 AND state = 1 AND expires_at IS NULL AND spread > 0
+         ORDER BY id LIMIT ?2",
     )?;
-    let rows = statement.query_map(params![after, limit], |row| row.get(0))?;
+    let rows =
+        statement.query_map(params![after, limit], |row| Ok(Spread { version: row.get(0)?, still: row.get(1)? }))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
@@ -81,14 +92,14 @@ pub fn first_chunks(c: &Connection, version: i64) -> CatalogResult<Vec<i64>> {
     Ok(chunks)
 }
 
-/// Visible versions that have a chunk and that no node has all of, if these are no more than `most`.
+/// Visible versions that have a chunk and that no node had all of when they were stored, if these are no more than `most`.
 ///
 /// # Errors
 /// [`super::CatalogError`].
 pub fn versions_of(c: &Connection, chunk: i64, most: usize) -> CatalogResult<Option<Vec<i64>>> {
     let mut statement = c.prepare_cached(
         "SELECT DISTINCT m.version_id FROM manifest m JOIN version v ON v.id = m.version_id
-         WHERE m.chunk_id = ?1 AND v.state = 1 AND v.spread = 1 LIMIT ?2",
+         WHERE m.chunk_id = ?1 AND v.state = 1 AND v.spread > 0 LIMIT ?2",
     )?;
     let limit = i64::try_from(most.saturating_add(1)).unwrap_or(i64::MAX);
     let rows = statement.query_map(params![chunk, limit], |row| row.get(0))?;
@@ -109,11 +120,12 @@ pub fn keep_off(c: &Connection, chunk: i64, node: &str) -> CatalogResult<()> {
     Ok(())
 }
 
-/// Notes that a version is not spread, and cannot be as the pool is.
+/// Notes whether a version is still spread that once was.
 ///
 /// # Errors
 /// [`super::CatalogError`].
-pub fn is_not(c: &Connection, version: i64) -> CatalogResult<()> {
-    c.prepare_cached("UPDATE version SET spread = 0 WHERE id = ?1 AND spread = 1")?.execute([version])?;
+pub fn note(c: &Connection, found: Spread) -> CatalogResult<()> {
+    c.prepare_cached("UPDATE version SET spread = ?2 WHERE id = ?1 AND spread > 0")?
+        .execute(params![found.version, if found.still { 1 } else { 2 }])?;
     Ok(())
 }

@@ -28,6 +28,7 @@ use super::registry::{Member, View};
 use super::tasks::Handle;
 use crate::admin::{Finding, FindingKind, HealthReport, NodeState, Verdict};
 use crate::api::{ApiResult, NodeKind};
+use crate::catalog::spread::Spread;
 use crate::catalog::{micros, packs, scrub, time, trace};
 use crate::id::{PackId, PackRoot};
 use crate::node::{ChunkAt, NodeError, NodeFailure};
@@ -108,8 +109,8 @@ pub(super) struct Diagnosis {
     pub read_only: Option<String>,
     /// Where copies will be that something is done about.
     after: After,
-    /// Versions that were spread, and cannot be as the pool is.
-    pub unspread: Vec<i64>,
+    /// Versions that were spread and cannot be as the pool is, or that are again.
+    pub spread: Vec<Spread>,
     /// Nodes (by row) that did not answer, and are waited for.
     pub awaited: BTreeSet<i64>,
 }

@@ -84,10 +84,10 @@ async fn what_a_loss_took_is_given_back_when_it_can_be() {
     }
 }
 
-/// Where no place is left for it, the file says that it is not spread any more.
+/// Where no place is left for it, the file says that it is not spread any more; and that it is, once there was one.
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_spread_any_more_says_so() {
-    let pool = Pool::new(Setup::builtin(4).replicas(3)).await;
+    let mut pool = Pool::new(Setup::builtin(4).replicas(3)).await;
     pool.admin.put("bn:/a", &bytes(1, 6 * MIB)).await;
     let drain = NodeSet { draining: Some(true), ..NodeSet::default() };
     pool.admin.session.node_set("n2", &drain).await.unwrap();
@@ -95,6 +95,12 @@ async fn what_cannot_be_spread_any_more_says_so() {
     assert_eq!((report.remaining, report.verdict), (0, Verdict::Healthy), "{report:?}");
     assert_eq!(whole(&pool, "bn:/a").await.len(), 3);
     assert_eq!(pool.admin.stat("bn:/a").await.unwrap().spread, Some(false));
+    assert_eq!(pool.health().await.findings_total, 0, "what nobody can help is no problem each time anew");
+    pool.add_node(Like::Kubo, CAPACITY).await;
+    let report = pool.health().await;
+    assert_eq!((report.repaired, report.remaining, report.verdict), (3, 0, Verdict::Healthy), "{report:?}");
+    assert!(whole(&pool, "bn:/a").await.is_empty());
+    assert_eq!(pool.admin.stat("bn:/a").await.unwrap().spread, Some(true));
 }
 
 /// Chunks that were kept off a node when they were stored are kept off it by repair too.

@@ -1,5 +1,6 @@
 //! Spread kept: copies that were made anew may have left some node with all chunks of a file that none had all of before.
-//! One chunk of it goes elsewhere then. Files that were never spread stay as they are: a node that joins starts no storm.
+//! One chunk of it goes elsewhere then, as soon as there is a place for it. Files that were never spread stay as they are: a
+//! node that joins starts no storm.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use super::standing::{Answers, Standing};
 use super::{Check, Diagnosis};
 use crate::admin::{Do, Finding, FindingKind};
 use crate::api::ApiResult;
-use crate::catalog::{CatalogResult, spread, trace};
+use crate::catalog::spread::{self, Spread};
+use crate::catalog::{CatalogResult, trace};
 use crate::coordinator::Coordinator;
 use crate::coordinator::registry::View;
 use crate::path::RemotePath;
@@ -21,6 +23,8 @@ use crate::path::RemotePath;
 const PAGE: u32 = 500;
 /// Chunks with something to do about them, with which one check keeps count of where copies will be.
 const MOST: usize = 20_000;
+/// Files for which no move was found, after which a check looks for those alone that were spread until now.
+const PATIENCE: usize = 1_000;
 /// Files that a chunk may be in for it to be moved for the sake of one: where it goes must not hold all of another.
 const SHARED: usize = 16;
 
@@ -61,12 +65,14 @@ impl After {
     }
 }
 
-/// What is to be done about one file.
-struct Parting {
-    version: i64,
-    path: Option<RemotePath>,
-    /// Who holds it whole (by row), and what is moved off there; nothing where that cannot be.
-    moves: Option<Vec<(i64, Act)>>,
+/// How one file is.
+enum Parting {
+    /// No node will have all of it.
+    Spread,
+    /// These nodes (by row) would, if nothing were moved off there.
+    Moves(Option<RemotePath>, Vec<(i64, Act)>),
+    /// One will, and nothing can be done about it.
+    Stuck,
 }
 
 /// Who may get what.
@@ -92,22 +98,25 @@ impl Coordinator {
         if busy || of_one_node || !answers.unlisted.is_empty() {
             return Ok(());
         }
-        let mut at = 0;
+        let (mut at, mut stuck) = (0, 0);
+        // With no more nodes than copies, each has all.
+        let is_hopeless = view.seen.iter().filter(|seen| seen.open).count() <= view.replicas as usize;
         loop {
             check.task.check()?;
             let sites = Sites { view: Arc::clone(view), shut: answers.leaving.clone(), check: check.clone() };
-            let mut after = std::mem::take(&mut found.after);
+            let (mut after, only_still) = (std::mem::take(&mut found.after), is_hopeless || stuck >= PATIENCE);
             let look = move |c: &Connection| {
                 let versions = spread::versions(c, at, PAGE)?;
                 let mut partings = Vec::new();
-                for version in &versions {
-                    partings.extend(sites.part(c, *version, &mut after)?);
+                for version in versions.iter().filter(|version| version.still || !only_still) {
+                    partings.push((*version, sites.part(c, version.version, &mut after)?));
                 }
-                Ok((versions.last().copied(), partings, after))
+                Ok((versions.last().map(|last| last.version), partings, after))
             };
             let (last, partings, after) = self.read(look).await?;
             found.after = after;
-            partings.into_iter().for_each(|parting| found.note_parting(parting, view));
+            stuck += partings.iter().filter(|(_, parting)| matches!(parting, Parting::Stuck)).count();
+            partings.into_iter().for_each(|(version, parting)| found.note_parting(version, parting, view));
             let Some(last) = last.filter(|_| !found.batch.has_more()) else { return Ok(()) };
             at = last;
         }
@@ -115,36 +124,39 @@ impl Coordinator {
 }
 
 impl Diagnosis {
-    fn note_parting(&mut self, parting: Parting, view: &View) {
-        let Parting { version, path, moves } = parting;
-        let Some(moves) = moves else { return self.unspread.push(version) };
-        for (node, act) in moves {
-            let (path, node) = (path.clone(), Some(view.name(node)));
-            self.add(Finding { kind: FindingKind::Spread, path, files: 1, chunk: Some(act.entry.chunk), node });
-            self.batch.extend([act]);
+    fn note_parting(&mut self, version: Spread, parting: Parting, view: &View) {
+        let still = matches!(parting, Parting::Spread);
+        if let Parting::Moves(path, moves) = parting {
+            for (node, act) in moves {
+                let (path, node) = (path.clone(), Some(view.name(node)));
+                self.add(Finding { kind: FindingKind::Spread, path, files: 1, chunk: Some(act.entry.chunk), node });
+                self.batch.extend([act]);
+            }
+        }
+        if still != version.still {
+            self.spread.push(Spread { still, ..version });
         }
     }
 }
 
 impl Sites {
-    /// What is to be done about a version; nothing where no node holds all of it.
-    fn part(&self, c: &Connection, version: i64, after: &mut After) -> CatalogResult<Option<Parting>> {
+    fn part(&self, c: &Connection, version: i64, after: &mut After) -> CatalogResult<Parting> {
         let whole = spread::held_whole_by(c, version, None, None, &|chunk| after.of(c, chunk))?;
         // What leaves a node that is emptied is not there for long.
         let whole: Vec<i64> = whole.difference(&self.shut).copied().collect();
         if whole.is_empty() {
-            return Ok(None);
+            return Ok(Parting::Spread);
         }
         let path = trace::file_of(c, version)?;
         let mut moves = Vec::new();
         for node in whole {
             let Some(act) = self.move_off(c, version, node, after)? else {
                 moves.iter().for_each(|(_, act): &(i64, Act)| drop(after.nodes.remove(&act.chunk)));
-                return Ok(Some(Parting { version, path, moves: None }));
+                return Ok(Parting::Stuck);
             };
             moves.push((node, act));
         }
-        Ok(Some(Parting { version, path, moves: Some(moves) }))
+        Ok(Parting::Moves(path, moves))
     }
 
     /// The move of one chunk of a version off a node, to one that comes to hold all of no file by it.

@@ -69,9 +69,9 @@ impl Coordinator {
             })
             .await?;
         }
-        for some in found.unspread.chunks(STEP) {
+        for some in found.spread.chunks(STEP) {
             let some = some.to_vec();
-            self.write(move |c| some.iter().try_for_each(|version| spread::is_not(c, *version))).await?;
+            self.write(move |c| some.iter().try_for_each(|version| spread::note(c, *version))).await?;
         }
         let orphans = found.orphans.clone();
         self.write(move |c| orphans.iter().try_for_each(|root| packs::drop_again(c, root))).await?;
