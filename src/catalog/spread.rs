@@ -6,8 +6,10 @@ use rusqlite::{Connection, params};
 
 use super::{CatalogResult, chunks};
 
-/// Chunks of which the holders are asked for at most, of one file, to part it: with so many, one of the first will do.
-const FIRST: u32 = 64;
+/// Different chunks of one file that are looked at to part it: with so many, one of the first will do;
+const FIRST: usize = 64;
+/// and how far they are looked for, in a file that has one chunk over and over.
+const FAR: u32 = 4_096;
 
 /// A version that no node had all of when it was stored.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +18,8 @@ pub struct Spread {
     pub version: i64,
     /// Whether that was still so when this was looked at last.
     pub still: bool,
+    /// Copies that it wants.
+    pub replicas: u32,
 }
 
 /// Up to `limit` visible versions after a row that no node had all of when they were stored.
@@ -24,11 +28,12 @@ pub struct Spread {
 /// [`super::CatalogError`].
 pub fn versions(c: &Connection, after: i64, limit: u32) -> CatalogResult<Vec<Spread>> {
     let mut statement = c.prepare_cached(
-        "SELECT id, spread = 1 FROM version WHERE id > ?1 AND state = 1 AND expires_at IS NULL AND spread > 0
+        "SELECT id, spread = 1, replicas FROM version WHERE id > ?1 AND state = 1 AND expires_at IS NULL AND spread > 0
          ORDER BY id LIMIT ?2",
     )?;
-    let rows =
-        statement.query_map(params![after, limit], |row| Ok(Spread { version: row.get(0)?, still: row.get(1)? }))?;
+    let rows = statement.query_map(params![after, limit], |row| {
+        Ok(Spread { version: row.get(0)?, still: row.get(1)?, replicas: row.get(2)? })
+    })?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
@@ -59,14 +64,16 @@ pub fn held_whole_by(
 ) -> CatalogResult<BTreeSet<i64>> {
     let mut statement = c.prepare_cached("SELECT chunk_id FROM manifest WHERE version_id = ?1 ORDER BY idx")?;
     let mut rows = statement.query([version])?;
-    let mut last = but;
+    let mut seen: BTreeSet<i64> = but.into_iter().collect();
     while let Some(row) = rows.next()? {
         let chunk = row.get(0)?;
-        // Files of one byte over and over have one chunk over and over.
-        if Some(chunk) == last || Some(chunk) == but {
+        // Some files have few chunks over and over.
+        if seen.contains(&chunk) {
             continue;
         }
-        last = Some(chunk);
+        if seen.len() < FIRST {
+            seen.insert(chunk);
+        }
         let have = holders(chunk)?;
         match &mut nodes {
             Some(nodes) => nodes.retain(|node| have.contains(node)),
@@ -86,25 +93,29 @@ pub fn held_whole_by(
 pub fn first_chunks(c: &Connection, version: i64) -> CatalogResult<Vec<i64>> {
     let mut statement =
         c.prepare_cached("SELECT chunk_id FROM manifest WHERE version_id = ?1 ORDER BY idx LIMIT ?2")?;
-    let rows = statement.query_map(params![version, FIRST], |row| row.get(0))?;
-    let (mut chunks, mut seen) = (rows.collect::<Result<Vec<i64>, _>>()?, BTreeSet::new());
-    chunks.retain(|chunk| seen.insert(*chunk));
+    let mut rows = statement.query(params![version, FAR])?;
+    let (mut chunks, mut seen) = (Vec::new(), BTreeSet::new());
+    while let Some(row) = rows.next()?.filter(|_| chunks.len() < FIRST) {
+        let chunk = row.get(0)?;
+        if seen.insert(chunk) {
+            chunks.push(chunk);
+        }
+    }
     Ok(chunks)
 }
 
-/// Visible versions that have a chunk and that no node had all of when they were stored, if these are no more than `most`.
+/// Some of the visible versions that have a chunk and that no node had all of when they were stored: those among its first
+/// `most` uses.
 ///
 /// # Errors
 /// [`super::CatalogError`].
-pub fn versions_of(c: &Connection, chunk: i64, most: usize) -> CatalogResult<Option<Vec<i64>>> {
+pub fn versions_of(c: &Connection, chunk: i64, most: u32) -> CatalogResult<BTreeSet<i64>> {
     let mut statement = c.prepare_cached(
-        "SELECT DISTINCT m.version_id FROM manifest m JOIN version v ON v.id = m.version_id
-         WHERE m.chunk_id = ?1 AND v.state = 1 AND v.spread > 0 LIMIT ?2",
+        "SELECT v.id FROM (SELECT version_id FROM manifest WHERE chunk_id = ?1 LIMIT ?2) m
+         JOIN version v ON v.id = m.version_id WHERE v.state = 1 AND v.spread > 0",
     )?;
-    let limit = i64::try_from(most.saturating_add(1)).unwrap_or(i64::MAX);
-    let rows = statement.query_map(params![chunk, limit], |row| row.get(0))?;
-    let versions = rows.collect::<Result<Vec<i64>, _>>()?;
-    Ok((versions.len() <= most).then_some(versions))
+    let rows = statement.query_map(params![chunk, most], |row| row.get(0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// Keeps a chunk away from one more node (by identity) from now on.

@@ -21,7 +21,6 @@ use self::acts::{Batch, plan_copies};
 use self::copies::{Copies, crowded, finding_kinds};
 use self::listed::Listed;
 use self::rows::{ChunkState, ReplicaRow, chunk_page};
-use self::spread::After;
 use self::standing::{Answers, Said, Standing};
 use super::Coordinator;
 use super::registry::{Member, View};
@@ -49,6 +48,8 @@ pub struct Check {
     pub lost: Option<i64>,
     /// Nodes (by row) that did not take a chunk (by row) from this repair: others do.
     pub failed: HashSet<(i64, i64)>,
+    /// What is wrong was looked for once, and is being mended: only that is looked at.
+    pub looked: bool,
     /// What this is done for.
     pub task: Handle,
     /// The task counts its steps by itself.
@@ -107,10 +108,10 @@ pub(super) struct Diagnosis {
     pub notices: Vec<String>,
     /// Why nothing may be changed, if so.
     pub read_only: Option<String>,
-    /// Where copies will be that something is done about.
-    after: After,
-    /// Versions that were spread and cannot be as the pool is, or that are again.
+    /// Versions that are spread no more, or that are again,
     pub spread: Vec<Spread>,
+    /// and whether another check may find something to do about some.
+    pub unspread: bool,
     /// Nodes (by row) that did not answer, and are waited for.
     pub awaited: BTreeSet<i64>,
 }
@@ -364,7 +365,6 @@ impl Coordinator {
         // One that cannot be protected again can still be read.
         let bare = good == 0 && standings.iter().any(|(_, standing)| standing.can_be_read());
         if good == 0 && !bare {
-            found.after.note(chunk.row, standings, &[]);
             if copies.waiting.is_empty() {
                 found.lost += 1;
             } else {
@@ -377,9 +377,7 @@ impl Coordinator {
         // While many nodes are away at once, only what is down to its last copy is worth a storm.
         let held = held && !(sure <= 1 && copies.target > 1);
         let copies = Copies { broken: self.broken(standings, answers, found).await?, ..copies };
-        let acts = plan_copies(view, chunk, standings, &copies, (check, held));
-        found.after.note(chunk.row, standings, &acts);
-        found.batch.extend(acts);
+        found.batch.extend(plan_copies(view, chunk, standings, &copies, (check, held)));
         Ok(())
     }
 
@@ -429,7 +427,7 @@ impl Diagnosis {
     fn add(&mut self, finding: Finding) {
         self.findings_total += 1;
         self.remaining += u64::from(!matches!(finding.kind, FindingKind::Orphan | FindingKind::Surplus));
-        self.moving += u64::from(finding.kind == FindingKind::Misplaced);
+        self.moving += u64::from(matches!(finding.kind, FindingKind::Misplaced | FindingKind::Spread));
         if self.findings.len() < MAX_REPORTED {
             self.findings.push(finding);
         }

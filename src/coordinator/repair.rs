@@ -201,6 +201,7 @@ impl Coordinator {
         self.may_change()?;
         check.task.check()?;
         let (mut found, view) = self.look(&check).await?;
+        check.looked = true;
         let mut report = found.report(&view);
         if !check.quiet {
             check.task.total(report.actions_total);
@@ -230,6 +231,10 @@ impl Coordinator {
             {
                 break;
             }
+        }
+        // What this left with some node as a whole is for the next check, which somebody should make.
+        if report.repaired > 0 && found.unspread {
+            self.repair_wanted.notify_one();
         }
         // What was planned first may have turned out otherwise.
         report.actions = done;

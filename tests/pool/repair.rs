@@ -166,7 +166,7 @@ async fn a_proof_of_the_future_is_none() {
 /// A node that says yes to a chunk and does not have it: a cache that says so, or a lie.
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_mended_in_place_goes_elsewhere() {
-    let pool = Pool::new(Setup::kubo(4)).await;
+    let pool = Pool::new(Setup::kubo(5)).await;
     let content = bytes(1, 4 * MIB);
     pool.admin.put("bn:/a", &content).await;
     let chunk = pool.admin.chunks("bn:/a").await[2].cid;

@@ -103,9 +103,9 @@ async fn what_cannot_be_spread_any_more_says_so() {
     assert_eq!(pool.admin.stat("bn:/a").await.unwrap().spread, Some(true));
 }
 
-/// Chunks that were kept off a node when they were stored are kept off it by repair too.
+/// What a drain left whole on a node, the next check parts, and then all is at rest.
 #[tokio::test(start_paused = true)]
-async fn repair_and_drains_keep_files_spread() {
+async fn after_drains_files_are_spread_again() {
     for seed in 0..6 {
         let pool = Pool::new(Setup::builtin(6).seed(seed).replicas(3)).await;
         for file in 0..6 {
@@ -114,8 +114,16 @@ async fn repair_and_drains_keep_files_spread() {
         }
         let drain = NodeSet { draining: Some(true), ..NodeSet::default() };
         pool.admin.session.node_set("n2", &drain).await.unwrap();
-        let report = pool.health().await;
-        assert_eq!((report.remaining, report.verdict), (0, Verdict::Healthy), "{report:?}");
+        for _ in 0..2 {
+            let report = pool.health().await;
+            assert_eq!((report.remaining, report.verdict), (0, Verdict::Healthy), "{report:?}");
+            for file in 0..6 {
+                let path = format!("bn:/{file}");
+                let is_spread = whole(&pool, &path).await.is_empty();
+                assert_eq!(pool.admin.stat(&path).await.unwrap().spread, Some(is_spread), "{path}, seed {seed}");
+            }
+        }
+        assert_eq!(pool.health().await.actions_total, 0);
         for file in 0..6 {
             let path = format!("bn:/{file}");
             let spread = pool.admin.stat(&path).await.unwrap().spread;
@@ -124,4 +132,72 @@ async fn repair_and_drains_keep_files_spread() {
             assert!(spread == Some(true) || file < 1, "{path}, seed {seed}");
         }
     }
+}
+
+/// A node that is dead and still registered hides nothing: what the others have as a whole is not said to be spread, and is
+/// spread again with the next node that comes.
+#[tokio::test(start_paused = true)]
+async fn a_dead_node_does_not_make_it_look_spread() {
+    let mut pool = Pool::new(Setup::builtin(4).replicas(3)).await;
+    pool.admin.put("bn:/a", &bytes(1, 6 * MIB)).await;
+    pool.kill(0);
+    pool.check(HealthRequest { now: true, ..HealthRequest::default() }).await;
+    assert_eq!(whole(&pool, "bn:/a").await.len(), 3);
+    assert_eq!(pool.admin.stat("bn:/a").await.unwrap().spread, Some(false));
+    pool.add_node(Like::Builtin, CAPACITY).await;
+    let report = pool.check(HealthRequest { now: true, ..HealthRequest::default() }).await;
+    assert_eq!(report.repaired, 3, "{report:?}");
+    assert_eq!(pool.admin.stat("bn:/a").await.unwrap().spread, Some(true));
+}
+
+/// A drain that could not end, and was undone, took nothing from a file for good.
+#[tokio::test(start_paused = true)]
+async fn what_was_undone_is_as_it_was() {
+    let mut setup = Setup::builtin(5).replicas(3);
+    setup.policy.chunk_size = 1024;
+    let pool = Pool::new(setup).await;
+    for file in 0..20 {
+        pool.admin.put(&format!("bn:/{file}"), &bytes(file, 3 * 1024)).await;
+    }
+    for draining in [true, false] {
+        let change = NodeSet { draining: Some(draining), ..NodeSet::default() };
+        pool.admin.session.node_set("n1", &change).await.unwrap();
+        for _ in 0..3 {
+            pool.health().await;
+            pool.admin.session.gc(true, false).await.unwrap();
+        }
+    }
+    for file in 0..20 {
+        let path = format!("bn:/{file}");
+        assert!(whole(&pool, &path).await.is_empty(), "{path}");
+        assert_eq!(pool.admin.stat(&path).await.unwrap().spread, Some(true), "{path}");
+    }
+}
+
+/// Chunks that many files begin with, or that one has over and over, stand in nobody's way, and cost no time that grows with
+/// the square of them.
+#[tokio::test(start_paused = true)]
+async fn files_that_share_most_of_their_chunks_are_spread_again() {
+    let mut setup = Setup::builtin(4).replicas(3);
+    setup.policy.chunk_size = 1024;
+    let mut pool = Pool::new(setup).await;
+    let shared = bytes(1, 70 * 1024);
+    for day in 0..20 {
+        pool.admin.put(&format!("bn:/day{day}"), &[&shared[..], &bytes(100 + day, 3000)[..]].concat()).await;
+    }
+    let sparse = [&vec![0; 80 * 1024][..], &bytes(2, 10 * 1024)[..]].concat();
+    pool.admin.put("bn:/sparse", &sparse).await;
+    pool.kill(0);
+    pool.admin.session.node_remove("n1", true, false).await.unwrap();
+    pool.health().await;
+    assert_eq!(pool.admin.stat("bn:/day3").await.unwrap().spread, Some(false));
+    pool.add_node(Like::Builtin, CAPACITY).await;
+    for _ in 0..3 {
+        pool.health().await;
+    }
+    for path in (0..20).map(|day| format!("bn:/day{day}")).chain(["bn:/sparse".to_owned()]) {
+        assert!(whole(&pool, &path).await.is_empty(), "{path}");
+        assert_eq!(pool.admin.stat(&path).await.unwrap().spread, Some(true), "{path}");
+    }
+    assert_eq!(pool.health().await.actions_total, 0);
 }

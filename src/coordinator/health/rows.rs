@@ -53,14 +53,11 @@ pub(super) fn chunk_page(c: &Connection, after: i64) -> CatalogResult<Vec<ChunkS
     Ok(page)
 }
 
-/// A chunk, if it is in use.
-pub(super) fn one(c: &Connection, chunk: i64) -> CatalogResult<Option<ChunkState>> {
-    let mut statement = c.prepare_cached(
-        "SELECT c.id, c.vault_id, c.digest, c.bytes, max(v.replicas), c.excluded FROM chunk c
-         CROSS JOIN manifest m ON m.chunk_id = c.id CROSS JOIN version v ON v.id = m.version_id
-         WHERE c.id = ?1 AND v.state = 1 AND v.expires_at IS NULL GROUP BY c.id",
-    )?;
-    let mut rows = statement.query([chunk])?;
+/// A chunk of a version that wants so many copies.
+pub(super) fn one(c: &Connection, chunk: i64, target: u32) -> CatalogResult<Option<ChunkState>> {
+    let mut statement =
+        c.prepare_cached("SELECT id, vault_id, digest, bytes, ?2, excluded FROM chunk WHERE id = ?1")?;
+    let mut rows = statement.query(params![chunk, target])?;
     rows.next()?.map(|row| chunk_state(c, row)).transpose()
 }
 

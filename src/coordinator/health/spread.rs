@@ -1,6 +1,6 @@
 //! Spread kept: copies that were made anew may have left some node with all chunks of a file that none had all of before.
-//! One chunk of it goes elsewhere then, as soon as there is a place for it. Files that were never spread stay as they are: a
-//! node that joins starts no storm.
+//! One chunk of it goes elsewhere then, as soon as there is a place for it and nothing else to be done. Files that were never
+//! spread stay as they are: a node that joins starts no storm.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use rusqlite::Connection;
 
 use super::acts::{Act, Means, Source, Spare};
 use super::rows::{self, ChunkState};
-use super::standing::{Answers, Standing};
-use super::{Check, Diagnosis};
+use super::standing::Answers;
+use super::{Check, Diagnosis, MAX_REPORTED};
 use crate::admin::{Do, Finding, FindingKind};
 use crate::api::ApiResult;
 use crate::catalog::spread::{self, Spread};
@@ -21,58 +21,30 @@ use crate::path::RemotePath;
 
 /// Versions looked at in one question to the catalog.
 const PAGE: u32 = 500;
-/// Chunks with something to do about them, with which one check keeps count of where copies will be.
-const MOST: usize = 20_000;
-/// Files for which no move was found, after which a check looks for those alone that were spread until now.
+/// Files for which no move was found, after which a check looks for no more moves.
 const PATIENCE: usize = 1_000;
-/// Files that a chunk may be in for it to be moved for the sake of one: where it goes must not hold all of another.
-const SHARED: usize = 16;
+/// Of the other files that a chunk is in, how many are looked at: where it goes should not hold all of one of them. If it
+/// does, a chunk of that one moves in its turn; it comes to an end, since a chunk never goes back where it was.
+const SHARED: u32 = 16;
 
-/// Nodes (by row) with copies of chunks (by row) once what is planned is done, where that is not as it stands.
-#[derive(Debug, Default)]
-pub(super) struct After {
-    nodes: BTreeMap<i64, BTreeSet<i64>>,
-    too_many: bool,
-}
+/// Nodes (by row) with copies of the chunks (by row) that are to be moved, once they are.
+#[derive(Default)]
+struct After(BTreeMap<i64, BTreeSet<i64>>);
 
 impl After {
-    /// Takes down what acts make of a chunk.
-    pub fn note(&mut self, chunk: i64, standings: &[(&rows::ReplicaRow, Standing)], acts: &[Act]) {
-        if self.nodes.len() >= MOST {
-            self.too_many = true;
-            return;
-        }
-        let there = standings.iter().filter(|(_, standing)| standing.can_be_read());
-        let mut nodes: BTreeSet<i64> = there.map(|(replica, _)| replica.node).collect();
-        let (mut come, mut go) = (Vec::new(), Vec::new());
-        for act in acts {
-            match &act.means {
-                Means::Write { to, then_drop, .. } => {
-                    come.push(*to);
-                    go.extend(then_drop.map(|spare| spare.node));
-                }
-                Means::Protect { .. } => {}
-                Means::Drop(spare) => go.push(spare.node),
-            }
-        }
-        nodes.retain(|node| !go.contains(node));
-        nodes.extend(come);
-        self.nodes.insert(chunk, nodes);
-    }
-
     fn of(&self, c: &Connection, chunk: i64) -> CatalogResult<BTreeSet<i64>> {
-        self.nodes.get(&chunk).map_or_else(|| spread::holders(c, chunk), |nodes| Ok(nodes.clone()))
+        self.0.get(&chunk).map_or_else(|| spread::holders(c, chunk), |nodes| Ok(nodes.clone()))
     }
 }
 
 /// How one file is.
 enum Parting {
-    /// No node will have all of it.
+    /// No node has all of it.
     Spread,
-    /// These nodes (by row) would, if nothing were moved off there.
+    /// Some have, and what is moved off which of them (by row).
     Moves(Option<RemotePath>, Vec<(i64, Act)>),
-    /// One will, and nothing can be done about it.
-    Stuck,
+    /// Some have, and nothing is done about it now.
+    Whole,
 }
 
 /// Who may get what.
@@ -84,8 +56,8 @@ struct Sites {
 }
 
 impl Coordinator {
-    /// A finding and a move for each node that will hold all chunks of a file which none had all of before. Only while all
-    /// nodes say what they have, and nothing of more weight takes all there is to do.
+    /// Looks for files that some node has all chunks of though none had all before. In a check's first look, a finding and a
+    /// move for each such node, if nothing of more weight is to be done; later, only whether files are spread by now.
     pub(super) async fn find_unspread(
         &self,
         view: &Arc<View>,
@@ -93,32 +65,41 @@ impl Coordinator {
         check: &Check,
         found: &mut Diagnosis,
     ) -> ApiResult<()> {
-        let busy = found.after.too_many || found.batch.has_more();
         let of_one_node = check.leaving.is_some() || check.lost.is_some();
-        if busy || of_one_node || !answers.unlisted.is_empty() {
+        let first = !check.looked;
+        // What a node has that may come back, nobody knows.
+        if answers.are_awaited() || (first && (of_one_node || found.batch.total() > 0)) {
             return Ok(());
         }
-        let (mut at, mut stuck) = (0, 0);
         // With no more nodes than copies, each has all.
-        let is_hopeless = view.seen.iter().filter(|seen| seen.open).count() <= view.replicas as usize;
+        let hopeless = view.seen.iter().filter(|seen| seen.open).count() <= view.replicas as usize;
+        let shut: BTreeSet<i64> = answers.leaving.union(&answers.unlisted).copied().collect();
+        let (mut at, mut after, mut stuck) = (0, After::default(), 0);
         loop {
             check.task.check()?;
-            let sites = Sites { view: Arc::clone(view), shut: answers.leaving.clone(), check: check.clone() };
-            let (mut after, only_still) = (std::mem::take(&mut found.after), is_hopeless || stuck >= PATIENCE);
+            let sites = Sites { view: Arc::clone(view), shut: shut.clone(), check: check.clone() };
+            let plans = first && !hopeless && stuck < PATIENCE && found.batch.total() < MAX_REPORTED as u64;
             let look = move |c: &Connection| {
                 let versions = spread::versions(c, at, PAGE)?;
                 let mut partings = Vec::new();
-                for version in versions.iter().filter(|version| version.still || !only_still) {
-                    partings.push((*version, sites.part(c, version.version, &mut after)?));
+                for version in versions.iter().filter(|version| version.still || !hopeless) {
+                    partings.push((*version, sites.part(c, *version, plans.then_some(&mut after))?));
                 }
                 Ok((versions.last().map(|last| last.version), partings, after))
             };
-            let (last, partings, after) = self.read(look).await?;
-            found.after = after;
-            stuck += partings.iter().filter(|(_, parting)| matches!(parting, Parting::Stuck)).count();
+            let partings;
+            (at, partings, after) = match self.read(look).await {
+                Ok((Some(last), partings, after)) => (last, partings, after),
+                Ok((None, ..)) => return Ok(()),
+                // Nothing else waits for this.
+                Err(error) => {
+                    found.notices.push(format!("whether files are spread is not known: {error}"));
+                    return Ok(());
+                }
+            };
+            stuck += partings.iter().filter(|(_, parting)| matches!(parting, Parting::Whole)).count();
             partings.into_iter().for_each(|(version, parting)| found.note_parting(version, parting, view));
-            let Some(last) = last.filter(|_| !found.batch.has_more()) else { return Ok(()) };
-            at = last;
+            found.unspread |= !first && stuck > 0;
         }
     }
 }
@@ -140,60 +121,55 @@ impl Diagnosis {
 }
 
 impl Sites {
-    fn part(&self, c: &Connection, version: i64, after: &mut After) -> CatalogResult<Parting> {
-        let whole = spread::held_whole_by(c, version, None, None, &|chunk| after.of(c, chunk))?;
+    fn part(&self, c: &Connection, version: Spread, plan: Option<&mut After>) -> CatalogResult<Parting> {
+        let nothing = After::default();
+        let after = plan.as_deref().unwrap_or(&nothing);
+        let whole = spread::held_whole_by(c, version.version, None, None, &|chunk| after.of(c, chunk))?;
         // What leaves a node that is emptied is not there for long.
         let whole: Vec<i64> = whole.difference(&self.shut).copied().collect();
         if whole.is_empty() {
             return Ok(Parting::Spread);
         }
-        let path = trace::file_of(c, version)?;
+        let Some(after) = plan else { return Ok(Parting::Whole) };
         let mut moves = Vec::new();
         for node in whole {
-            let Some(act) = self.move_off(c, version, node, after)? else {
-                moves.iter().for_each(|(_, act): &(i64, Act)| drop(after.nodes.remove(&act.chunk)));
-                return Ok(Parting::Stuck);
-            };
-            moves.push((node, act));
+            // A file of few chunks may take more checks than one: each chunk moves once.
+            moves.extend(self.move_off(c, version, node, after)?.map(|act| (node, act)));
         }
-        Ok(Parting::Moves(path, moves))
+        if moves.is_empty() {
+            return Ok(Parting::Whole);
+        }
+        Ok(Parting::Moves(trace::file_of(c, version.version)?, moves))
     }
 
-    /// The move of one chunk of a version off a node, to one that comes to hold all of no file by it.
-    fn move_off(&self, c: &Connection, version: i64, node: i64, after: &mut After) -> CatalogResult<Option<Act>> {
-        for row in spread::first_chunks(c, version)? {
-            if after.nodes.contains_key(&row) {
+    /// The move of one chunk of a version off a node.
+    fn move_off(&self, c: &Connection, version: Spread, node: i64, after: &mut After) -> CatalogResult<Option<Act>> {
+        for row in spread::first_chunks(c, version.version)? {
+            if after.0.contains_key(&row) {
                 continue;
             }
-            let Some(chunk) = rows::one(c, row)? else { continue };
-            let Some(versions) = spread::versions_of(c, row, SHARED)? else { continue };
-            let Some(to) = self.target(c, &chunk, node, &versions, after)? else { continue };
+            let Some(mut chunk) = rows::one(c, row, version.replicas)? else { continue };
+            chunk.replicas.retain(|replica| !self.shut.contains(&replica.node));
+            let Some(to) = self.target(c, &chunk, node, after)? else { continue };
             let mut nodes: BTreeSet<i64> = chunk.replicas.iter().map(|replica| replica.node).collect();
             nodes.remove(&node);
             nodes.insert(to);
-            after.nodes.insert(row, nodes);
+            after.0.insert(row, nodes);
             return Ok(Some(moving(&chunk, node, to)));
         }
         Ok(None)
     }
 
-    fn target(
-        &self,
-        c: &Connection,
-        chunk: &ChunkState,
-        from: i64,
-        versions: &[i64],
-        after: &After,
-    ) -> CatalogResult<Option<i64>> {
+    fn target(&self, c: &Connection, chunk: &ChunkState, from: i64, after: &After) -> CatalogResult<Option<i64>> {
         let view = &self.view;
         let holders: BTreeSet<i64> = chunk.replicas.iter().map(|replica| replica.node).collect();
         let is_plain = holders.len() == chunk.replicas.len()
-            && holders.len() == chunk.target as usize
+            && holders.len() >= chunk.target as usize
+            && holders.contains(&from)
             && !chunk.replicas.iter().any(|replica| replica.bad || replica.proved.is_none());
-        if !is_plain || !holders.is_disjoint(&self.shut) {
+        if !is_plain {
             return Ok(None);
         }
-        let others: BTreeSet<i64> = holders.iter().copied().filter(|holder| *holder != from).collect();
         let row = |at: usize| view.members[at].row.row;
         let is_out = |at: &usize| {
             let member = &view.members[*at].row;
@@ -205,12 +181,15 @@ impl Sites {
         let mut excluded: Vec<usize> = (0..view.members.len()).filter(is_out).collect();
         let open: BTreeSet<i64> =
             (0..view.members.len()).filter(|at| view.seen[*at].open && !excluded.contains(at)).map(row).collect();
-        for version in versions {
-            let full =
-                spread::held_whole_by(c, *version, Some(chunk.row), Some(open.clone()), &|one| after.of(c, one))?;
+        if open.is_empty() {
+            return Ok(None);
+        }
+        for version in spread::versions_of(c, chunk.row, SHARED)? {
+            let full = spread::held_whole_by(c, version, Some(chunk.row), Some(open.clone()), &|one| after.of(c, one))?;
             excluded.extend(full.iter().filter_map(|node| view.at(*node)));
         }
-        let beside: Vec<usize> = others.iter().filter_map(|node| view.at(*node)).collect();
+        let beside: Vec<usize> =
+            holders.iter().filter(|holder| **holder != from).filter_map(|node| view.at(*node)).collect();
         let chosen = view.topology.choose_beside(&chunk.entry.chunk, &beside, &[], &excluded, 1);
         let zone = |at: usize| view.members[at].row.zone.as_str();
         let alone = |at: usize| beside.iter().all(|other| zone(*other) != zone(at));

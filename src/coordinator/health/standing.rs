@@ -60,6 +60,11 @@ impl Answers {
         self.said.iter().filter(move |(row, said)| silent(said) && self.lost != Some(**row)).map(|(row, _)| *row)
     }
 
+    /// Whether any node does not answer whose copies still count.
+    pub fn are_awaited(&self) -> bool {
+        self.said.values().any(|said| matches!(said, Said::Silent { lost: false }))
+    }
+
     /// Whether a node listed what it has.
     pub fn is_listed(&self, node: i64) -> bool {
         matches!(self.said.get(&node), Some(Said::Listed { .. }))

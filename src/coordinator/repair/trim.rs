@@ -36,13 +36,13 @@ impl Coordinator {
                 // While many nodes are away, nothing is too much.
                 let held = !check.now && self.nodes.vanished().is_some();
                 if held || check.task.is_over() || self.may_change().is_err() {
-                    return Ok(all);
+                    break;
                 }
                 if self.give_up_one(spare, chunk, entry, began).await? {
                     all.insert((spare, chunk));
                 }
             }
-            if all.len() > before {
+            if all.len() > before && self.may_change().is_ok() {
                 self.shrink_rest(spare).await?;
             }
         }
