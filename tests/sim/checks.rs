@@ -29,6 +29,13 @@ const MISCOUNTED: &str = "
 SELECT count(*) FROM vault v WHERE (entries, files, bytes) IS NOT (
     SELECT count(*), count(e.version_id), coalesce(sum(w.size), 0)
     FROM entry e LEFT JOIN version w ON w.id = e.version_id WHERE e.vault_id = v.id)";
+/// Files that are said to be spread, and of which some node has all.
+const HELD_WHOLE: &str = "
+SELECT count(*) FROM version v WHERE v.state = 1 AND v.expires_at IS NULL AND v.spread = 1 AND EXISTS (
+    SELECT 1 FROM manifest m JOIN replica r ON r.chunk_id = m.chunk_id AND r.bad_at IS NULL
+    JOIN pack p ON p.id = r.pack_id AND p.state = 2 WHERE m.version_id = v.id
+    GROUP BY p.node_id HAVING count(DISTINCT m.chunk_id) =
+        (SELECT count(DISTINCT w.chunk_id) FROM manifest w WHERE w.version_id = v.id))";
 /// Chunks of visible files, with the copies wanted.
 const NEEDED: &str = "
 SELECT m.chunk_id, max(v.replicas) FROM entry e JOIN version v ON v.id = e.version_id
@@ -128,6 +135,7 @@ impl World {
             let nodes: BTreeSet<usize> = by_chunk[&row].iter().map(|replica| replica.node).collect();
             assert_eq!(nodes.len(), wanted, "chunk {row} is on {nodes:?}");
         }
+        assert_eq!(self.count(HELD_WHOLE).await, 0, "files that are said to be spread and are not");
         for node in 0..self.pool.nodes.len() {
             let known = truth.replicas.iter().filter(|replica| replica.node == node);
             let known: BTreeSet<_> = known.map(|replica| replica.root).collect();
