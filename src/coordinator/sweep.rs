@@ -125,11 +125,7 @@ impl Coordinator {
         let each = |told: bool| move |pack| (pack, told);
         let Some(member) = self.nodes.get(node) else { return packs.into_iter().map(each(true)).collect() };
         // Another behind its address would say that it does not have them.
-        let itself = match member.agrees() {
-            true => member.is_itself().await,
-            false => self.ask(&member).await.map(drop),
-        };
-        if self.node_answer(&member, itself).is_none() || !self.may_drop(&member) {
+        if !self.obeys(&member).await {
             return packs.into_iter().map(each(false)).collect();
         }
         let told = packs.into_iter().map(|pack| {
@@ -153,6 +149,15 @@ impl Coordinator {
         .await
     }
 
+    /// Whether a node answers as itself and may be told to drop something, now that it is asked.
+    async fn obeys(&self, member: &Member) -> bool {
+        let itself = match member.agrees() {
+            true => member.is_itself().await,
+            false => self.ask(member).await.map(drop),
+        };
+        self.node_answer(member, itself).is_some() && self.may_drop(member)
+    }
+
     /// Has nodes put smaller packs in the place of larger ones; what fails is tried again by the next sweep.
     async fn finish_shrinking(&self, swept: &mut Swept) -> ApiResult<()> {
         for new in self.read(packs::replacing).await? {
@@ -166,12 +171,13 @@ impl Coordinator {
                 self.write(move |c| packs::abort(c, id)).await?;
                 continue;
             };
-            let Some(member) = self.nodes.get(new.node).filter(|member| self.may_drop(member)) else { continue };
+            let Some(member) = self.nodes.get(new.node) else { continue };
             let began = self.seam.now();
-            let answer = match member.is_itself().await {
-                Ok(()) => member.node.replace_pack(old.root, &header).await,
-                Err(error) => Err(error),
-            };
+            if !self.obeys(&member).await {
+                swept.waiting += 1;
+                continue;
+            }
+            let answer = member.node.replace_pack(old.root, &header).await;
             let absent = matches!(&answer, Err(error) if matches!(error.reason, NodeFailure::Absent(_)));
             if self.node_answer(&member, answer).is_none() {
                 if !absent || !self.give_up_shrinking(&member, &old, new.id, began).await? {

@@ -5,7 +5,9 @@ use std::time::Duration;
 use bytenode::admin::{Admin, FindingKind, HealthRequest, Verdict};
 use bytenode::api::{Api, BeginPut};
 use bytenode::coordinator::sweep::Until;
+use bytenode::node::NodeFailure;
 use bytenode::node::call::Call;
+use bytenode::node::fault::{Fault, When};
 
 use crate::support::pool::{MIB, Pool, Setup, always, bytes, path};
 
@@ -37,6 +39,26 @@ async fn shared_chunks_stay_and_packs_shrink() {
     }
 }
 
+/// A node that failed once and was not asked since is asked by the sweep; one that does not answer is waited for, and said
+/// to be.
+#[tokio::test(start_paused = true)]
+async fn packs_shrink_on_a_node_that_was_not_asked_again() {
+    let pool = Pool::new(Setup::builtin(3)).await;
+    let user = &pool.admin;
+    let files = vec![(user.local(&bytes(1, MIB)), path("bn:/a")), (user.local(&bytes(2, MIB)), path("bn:/b"))];
+    user.try_put_files(files, &always()).await.unwrap();
+    let gone = || Fault::Fail(NodeFailure::Unreachable("gone".into()));
+    pool.nodes[0].fault.order(Call::Status, When::Next(1), gone());
+    pool.coordinator.ask_nodes().await;
+    pool.nodes[1].fault.order_all(&gone());
+    user.rm("bn:/a").await;
+    let swept = user.session.gc(true, false).await.unwrap();
+    assert_eq!((swept.waiting, pool.copies()), (1, 4), "{swept:?}");
+    pool.nodes[1].fault.heal();
+    let swept = user.session.gc(true, false).await.unwrap();
+    assert_eq!((swept.waiting, pool.copies()), (0, 3), "{swept:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pack_of_an_offline_node_goes_later_and_a_new_one_is_safe() {
     for setup in [Setup::builtin(3), Setup::kubo(3)] {
@@ -64,9 +86,8 @@ async fn a_drop_whose_answer_is_lost_is_told_again() {
     let pool = Pool::new(Setup::builtin(3)).await;
     pool.admin.put("bn:/a", &bytes(1, MIB)).await;
     pool.admin.rm("bn:/a").await;
-    let lost = bytenode::node::NodeFailure::Timeout { seconds: 5, doing: "the answer" };
-    let fault = bytenode::node::fault::Fault::LoseAnswer(lost);
-    pool.nodes[1].fault.order(Call::Drop, bytenode::node::fault::When::Nth(1), fault);
+    let lost = NodeFailure::Timeout { seconds: 5, doing: "the answer" };
+    pool.nodes[1].fault.order(Call::Drop, When::Nth(1), Fault::LoseAnswer(lost));
     assert_eq!(pool.admin.session.gc(true, false).await.unwrap().waiting, 1);
     assert_eq!(pool.admin.session.gc(true, false).await.unwrap().waiting, 0);
     assert_eq!(pool.count("SELECT count(*) FROM chunk").await, 0);
