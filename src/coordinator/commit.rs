@@ -6,7 +6,7 @@ use rusqlite::{Connection, params};
 
 use super::leases::{Lease, Shortfall, check_alive};
 use super::{Coordinator, Policy};
-use crate::api::{ApiError, ApiResult, Code, CommitFile, CommitFiles, Committed, Expect, MAX_FILES};
+use crate::api::{ApiError, ApiResult, Code, CommitFile, CommitFiles, Committed, Entry, Expect, MAX_FILES};
 use crate::catalog::chunks::{self, Weighed};
 use crate::catalog::files::{self, LinkTime};
 use crate::catalog::{CatalogError, CatalogResult, micros, signed};
@@ -150,6 +150,10 @@ fn make_visible(
             _ => Err(ApiError::new(Code::Changed, format!("{} changed meanwhile", file.path)).into()),
         };
     }
+    // Somebody stored the same meanwhile: the same command run again, perhaps, whose first run was stopped while it committed.
+    if let Some(found) = found.as_ref().filter(|found| is_same(commit, &file, &found.entry)) {
+        return Ok(Committed::Done { file: file.file, entry: Box::new(found.entry.clone()), new_chunks: 0 });
+    }
     check_expected(&file, found.as_ref())?;
     check_whole(commit, &file, &weighed)?;
     // Before anything else is written: when this refuses, nothing of the file may stay, and the others go on.
@@ -175,7 +179,7 @@ fn make_visible(
     Ok(done(file.file, entry, &weighed))
 }
 
-fn done(file: u32, entry: crate::api::Entry, weighed: &Weighed) -> Committed {
+fn done(file: u32, entry: Entry, weighed: &Weighed) -> Committed {
     Committed::Done { file, entry: Box::new(entry), new_chunks: weighed.new_chunks }
 }
 
@@ -196,6 +200,16 @@ fn empty_version(c: &Connection, commit: &Committing, file: u32) -> CatalogResul
     ])?;
     let weighed = chunks::weigh(c, commit.upload, file, &commit.counted)?;
     weighed.ok_or_else(|| CatalogError::Damaged("a version that was just made is not there".into()))
+}
+
+/// Whether a file that nothing was expected in the place of is there already, with all its copies that a put needs.
+fn is_same(commit: &Committing, file: &CommitFile, there: &Entry) -> bool {
+    let rule = Policy::write_rule(commit.replicas.max(there.copies_target));
+    file.expect == Expect::Absent
+        && there.sha256 == Some(file.sha256)
+        && (there.size, there.public) == (file.size, commit.public)
+        && there.copies_target >= commit.replicas
+        && there.copies_min.is_none_or(|copies| copies >= rule)
 }
 
 fn check_expected(file: &CommitFile, found: Option<&files::Found>) -> CatalogResult<()> {

@@ -15,6 +15,7 @@ use bytenode::node::NodeFailure;
 use bytenode::node::call::Call;
 use bytenode::node::fault::{Fault, When};
 use bytenode::path::RemotePath;
+use bytenode::put::PutOptions;
 use futures_util::future::BoxFuture;
 use jiff::SignedDuration;
 
@@ -320,4 +321,23 @@ async fn a_clock_that_goes_back_makes_no_proof_fresh() {
         let report = pool.check(HealthRequest::default()).await;
         assert_eq!(report.verdict, Verdict::Healthy, "{report:?}");
     }
+}
+
+/// The first run of a command was stopped while it committed; the second, which had looked before, finds what it stores there
+/// already. Other content there is refused as ever.
+#[tokio::test(start_paused = true)]
+async fn a_put_of_what_another_just_stored_is_done() {
+    let pool = Pool::new(Setup::builtin(3)).await;
+    let content = bytes(1, MIB);
+    let (other, same) = (pool.admin.clone(), content.clone());
+    let user = before(&pool, "commit_files", async move { drop(other.put("bn:/a", &same).await) });
+    let put = user.try_put("bn:/a", &content, &PutOptions::default()).await.unwrap();
+    assert_eq!((put.summary.failed, put.entry().copies_min), (0, Some(3)));
+    let other = pool.admin.clone();
+    let user = before(&pool, "commit_files", async move { drop(other.put("bn:/b", &bytes(2, MIB)).await) });
+    let put = user.try_put("bn:/b", &content, &PutOptions::default()).await.unwrap();
+    assert_eq!((put.summary.failed, put.error().code), (1, Code::Exists));
+    assert!(pool.admin.get("bn:/b").await == bytes(2, MIB));
+    run_out(&pool.coordinator).await;
+    all_is_well(&pool, 6).await;
 }
