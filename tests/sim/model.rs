@@ -226,7 +226,10 @@ impl Step {
         match (&self.act, &self.seen) {
             (_, Seen::Nothing) => same(),
             (act, Seen::Unknown) => same().into_iter().chain(act.apply(tree).ok()).collect(),
-            (Act::Put { path, overwrite: Overwrite::Never, .. }, Seen::Done) if exists(tree, path) => Vec::new(),
+            // Another may have stored the same after it had looked.
+            (Act::Put { path, overwrite: Overwrite::Never, content, public }, Seen::Done) if exists(tree, path) => {
+                when(!alone && tree.get(path) == Some(&Thing::File { content: *content, public: *public }))
+            }
             (Act::Put { path, content, .. }, Seen::Unchanged) => when(file(path) == Some(*content)),
             (Act::Put { path, content, overwrite, .. }, Seen::Refused(Code::Exists)) => {
                 let refuses = *overwrite == Overwrite::Never && file(path) != Some(*content);
