@@ -29,10 +29,7 @@ pub fn measure(pool: &Pool, args: &Args) -> Result<()> {
     let mut best = Option::<Taken>::None;
     for _ in 0..args.rounds.max(ROUNDS) {
         let mut check = pool.client()?;
-        let taken = usage::measure(check.args(["-q", "admin", "health", "--dry-run"]), &pool.pids())?;
-        if best.as_ref().is_none_or(|best| taken.seconds < best.seconds) {
-            best = Some(taken);
-        }
+        usage::measure(check.args(["-q", "admin", "health", "--dry-run"]), &pool.pids())?.keep_best(&mut best);
     }
     let taken = best.unwrap_or_default();
     let (cpu, peak) = taken.beside.first().copied().unwrap_or_default();

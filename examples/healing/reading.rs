@@ -30,10 +30,7 @@ pub async fn measure(pool: &Pool, args: &Args) -> Result<()> {
             best = best.min(begun.elapsed().as_secs_f64());
         }
         say("health --read");
-        let taken = usage::measure(pool.client()?.args(["-q", "admin", "health", "--read"]), &pool.pids())?;
-        if checked.as_ref().is_none_or(|checked| taken.seconds < checked.seconds) {
-            checked = Some(taken);
-        }
+        usage::measure(pool.client()?.args(["-q", "admin", "health", "--read"]), &pool.pids())?.keep_best(&mut checked);
     }
     let taken = checked.unwrap_or_default();
     part(&format!("reading everything: {} copies, {:.0} MiB", all.len(), size / MIB));

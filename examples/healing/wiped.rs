@@ -46,10 +46,7 @@ pub async fn measure(pool: &Pool, args: &Args) -> Result<()> {
             lose(&targets, args.kind, NODE, written).await?;
         }
         say("health");
-        let taken = usage::measure(pool.client()?.args(["-q", "admin", "health"]), &pool.pids())?;
-        if healed.as_ref().is_none_or(|healed| taken.seconds < healed.seconds) {
-            healed = Some(taken);
-        }
+        usage::measure(pool.client()?.args(["-q", "admin", "health"]), &pool.pids())?.keep_best(&mut healed);
     }
     let taken = healed.unwrap_or_default();
     let size = size as f64;

@@ -49,6 +49,15 @@ pub struct Taken {
     pub beside: Vec<(f64, u64)>,
 }
 
+impl Taken {
+    /// Keeps the faster of two.
+    pub fn keep_best(self, best: &mut Option<Self>) {
+        if best.as_ref().is_none_or(|best| self.seconds < best.seconds) {
+            *best = Some(self);
+        }
+    }
+}
+
 /// Runs a command to its end and measures it together with processes beside it.
 pub fn measure(command: &mut Command, beside: &[u32]) -> Result<Taken> {
     settle();

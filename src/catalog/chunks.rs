@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{CatalogError, CatalogResult, chunk_entry, damaged, digest, micros, packs, signed, unsigned};
+use super::{CatalogError, CatalogResult, chunk_entry, damaged, digest, micros, packs, signed, spread, unsigned};
 use crate::api::{ApiError, Append, Blob, ChunkDesc, Code, Part, VersionId};
 use crate::id::{ChunkId, PackId, PackRoot, UploadId};
 use crate::pack::{MAX_CHUNK_BYTES, PackEntry};
@@ -291,12 +291,17 @@ pub fn identities(text: Option<&str>) -> Vec<String> {
     text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
-/// Keeps a chunk away from nodes from now on.
+/// Keeps a chunk away from one more node (by identity) from now on.
 ///
 /// # Errors
 /// [`CatalogError`].
-pub fn set_excluded(c: &Connection, chunk: i64, nodes: &[String]) -> CatalogResult<()> {
-    let text = serde_json::to_string(nodes).map_err(|_| CatalogError::Damaged("node identities are text".into()))?;
+pub fn keep_off(c: &Connection, chunk: i64, node: &str) -> CatalogResult<()> {
+    let mut nodes = excluded(c, chunk)?;
+    if nodes.iter().any(|known| known == node) {
+        return Ok(());
+    }
+    nodes.push(node.to_owned());
+    let text = serde_json::to_string(&nodes).map_err(|_| CatalogError::Damaged("node identities are text".into()))?;
     c.prepare_cached("UPDATE chunk SET excluded = ?2 WHERE id = ?1")?.execute(params![chunk, text])?;
     Ok(())
 }
@@ -370,7 +375,7 @@ pub fn weigh(
         .prepare_cached("SELECT count(*), coalesce(sum(length), 0) FROM manifest WHERE version_id = ?1")?
         .query_row([version], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let (distinct, copies_min, new_chunks) = least_copied(c, version, Some(upload), times)?;
-    let spread = if distinct < 2 { None } else { Some(!held_whole(c, version, distinct)?) };
+    let spread = (distinct > 1).then(|| spread::is_spread(c, version)).transpose()?;
     Ok(Some(Weighed {
         version,
         state,
@@ -404,19 +409,6 @@ fn least_copied(
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         })?;
     Ok((unsigned(found.0), found.1.unwrap_or(0), unsigned(found.2.unwrap_or(0))))
-}
-
-fn held_whole(c: &Connection, version: i64, distinct: u64) -> CatalogResult<bool> {
-    let most: Option<i64> = c
-        .prepare_cached(
-            "SELECT count(DISTINCT m.chunk_id) held FROM manifest m
-             JOIN replica r ON r.chunk_id = m.chunk_id AND r.bad_at IS NULL
-             JOIN pack p ON p.id = r.pack_id AND p.state = 2
-             WHERE m.version_id = ?1 GROUP BY p.node_id ORDER BY held DESC LIMIT 1",
-        )?
-        .query_row([version], |row| row.get(0))
-        .optional()?;
-    Ok(unsigned(most.unwrap_or(0)) >= distinct)
 }
 
 /// What a reader needs of a version.
@@ -506,7 +498,7 @@ pub fn refresh_copies(c: &Connection, after: i64, limit: u32, now: Timestamp) ->
     let found: Vec<i64> = statement.query_map(params![after, limit], |row| row.get(0))?.collect::<Result<_, _>>()?;
     for version in &found {
         let (distinct, copies, _) = least_copied(c, *version, None, &(i64::MIN..=i64::MAX))?;
-        let spread = if distinct < 2 { None } else { Some(!held_whole(c, *version, distinct)?) };
+        let spread = (distinct > 1).then(|| spread::is_spread(c, *version)).transpose()?;
         // That a file is spread no more is said by whoever looks for a way to spread it again.
         c.prepare_cached(
             "UPDATE version SET copies_min = ?2, checked_at = ?3, spread = CASE WHEN spread > 0 THEN spread ELSE ?4 END

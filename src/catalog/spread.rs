@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, params};
 
-use super::{CatalogResult, chunks};
+use super::CatalogResult;
 
 /// Different chunks of one file that are looked at to part it: with so many, one of the first will do;
 const FIRST: usize = 64;
@@ -86,6 +86,14 @@ pub fn held_whole_by(
     Ok(nodes.unwrap_or_default())
 }
 
+/// Whether no node has all chunks of a version.
+///
+/// # Errors
+/// [`super::CatalogError`].
+pub fn is_spread(c: &Connection, version: i64) -> CatalogResult<bool> {
+    Ok(held_whole_by(c, version, None, None, &|chunk| holders(c, chunk))?.is_empty())
+}
+
 /// The first chunks (by row) of a version, each once.
 ///
 /// # Errors
@@ -116,19 +124,6 @@ pub fn versions_of(c: &Connection, chunk: i64, most: u32) -> CatalogResult<BTree
     )?;
     let rows = statement.query_map(params![chunk, most], |row| row.get(0))?;
     Ok(rows.collect::<Result<_, _>>()?)
-}
-
-/// Keeps a chunk away from one more node (by identity) from now on.
-///
-/// # Errors
-/// [`super::CatalogError`].
-pub fn keep_off(c: &Connection, chunk: i64, node: &str) -> CatalogResult<()> {
-    let mut nodes = chunks::excluded(c, chunk)?;
-    if !nodes.iter().any(|known| known == node) {
-        nodes.push(node.to_owned());
-        chunks::set_excluded(c, chunk, &nodes)?;
-    }
-    Ok(())
 }
 
 /// Notes whether a version is still spread that once was.

@@ -18,7 +18,7 @@ pub fn files_of_chunk(c: &Connection, chunk: i64) -> CatalogResult<(Option<Remot
              WHERE m.chunk_id = ?1",
         )?
         .query_row([chunk], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok((entry.map(|entry| path_of(c, entry)).transpose()?.flatten(), unsigned(files)))
+    Ok((path_of(c, entry)?, unsigned(files)))
 }
 
 /// One file that has a version.
@@ -28,7 +28,7 @@ pub fn files_of_chunk(c: &Connection, chunk: i64) -> CatalogResult<(Option<Remot
 pub fn file_of(c: &Connection, version: i64) -> CatalogResult<Option<RemotePath>> {
     let entry: Option<i64> =
         c.prepare_cached("SELECT min(id) FROM entry WHERE version_id = ?1")?.query_row([version], |row| row.get(0))?;
-    Ok(entry.map(|entry| path_of(c, entry)).transpose()?.flatten())
+    path_of(c, entry)
 }
 
 /// One file that has a chunk in a live pack on a node, and how many files do.
@@ -43,16 +43,19 @@ pub fn files_of_node(c: &Connection, node: i64) -> CatalogResult<(Option<RemoteP
              WHERE p.node_id = ?1 AND p.state = 2",
         )?
         .query_row([node], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok((entry.map(|entry| path_of(c, entry)).transpose()?.flatten(), unsigned(files)))
+    Ok((path_of(c, entry)?, unsigned(files)))
 }
 
-/// The path of an entry, up to the root of its vault.
+/// The path of an entry, if there is one, up to the root of its vault.
 ///
 /// # Errors
 /// [`super::CatalogError`].
-fn path_of(c: &Connection, entry: i64) -> CatalogResult<Option<RemotePath>> {
+fn path_of(c: &Connection, entry: Option<i64>) -> CatalogResult<Option<RemotePath>> {
+    if entry.is_none() {
+        return Ok(None);
+    }
     let mut names = Vec::new();
-    let mut at = Some(entry);
+    let mut at = entry;
     while let Some(id) = at {
         let found: Option<(Option<i64>, String)> = c
             .prepare_cached("SELECT parent_id, name FROM entry WHERE id = ?1")?

@@ -344,7 +344,7 @@ impl Coordinator {
             spoilt: nodes(&|replica, standing| {
                 answers.leaving.contains(&replica.node) && matches!(standing, Standing::Missing | Standing::Corrupt)
             }),
-            broken: BTreeSet::new(),
+            broken: self.broken(standings, answers, found).await?,
         };
         let good = copies.good.len();
         // Those that count, though some others can be made to.
@@ -376,7 +376,6 @@ impl Coordinator {
         found.at_risk += u64::from(bare || (sure <= 1 && copies.target > 1));
         // While many nodes are away at once, only what is down to its last copy is worth a storm.
         let held = held && !(sure <= 1 && copies.target > 1);
-        let copies = Copies { broken: self.broken(standings, answers, found).await?, ..copies };
         found.batch.extend(plan_copies(view, chunk, standings, &copies, (check, held)));
         Ok(())
     }

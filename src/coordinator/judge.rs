@@ -16,16 +16,13 @@ use super::uploads::{outstanding, replan};
 use crate::api::{ApiError, ApiResult, ChunksPlanned, Code, MAX_FILES, NodeAddress, NodeKind, PackOutcome, PacksSent};
 use crate::catalog::CatalogResult;
 use crate::catalog::packs::{self, Held, PackRow, PackState, Proof, Reach};
-use crate::grant::{Grant, PublicKey, Verb};
+use crate::grant::{Grant, MAX_SKEW, PublicKey, Verb};
 use crate::id::{PackId, PackRoot};
 use crate::node::{ChunkAt, GrantToken, NodeError, NodeFailure, Receipt};
 use crate::pack::{MAX_BYTES, PackHeader};
 
 /// Packs of one node that are proved at once.
 const PROOFS: usize = 4;
-/// How far a receipt's clock may be off.
-const SKEW_SECONDS: i64 = 300;
-
 /// How much of a pack is read back where no receipt proves it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Depth {
@@ -289,11 +286,11 @@ impl Coordinator {
         let now = self.seam.now();
         let ahead = said.synced.saturating_sub(now.as_second());
         // It may be older than that: a put reports packs together, and a slow node has all the time that it needs.
-        if ahead > SKEW_SECONDS {
+        if ahead > MAX_SKEW.as_secs() {
             return Err(refuse("its clock is more than five minutes ahead"));
         }
         let signed = Timestamp::from_second(said.synced).unwrap_or(Timestamp::MIN);
-        Ok(if ahead < -SKEW_SECONDS { signed } else { now })
+        Ok(if ahead < -MAX_SKEW.as_secs() { signed } else { now })
     }
 
     /// The permission to write a pack; nothing where the node takes the client's own credential.

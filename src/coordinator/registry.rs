@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::admin::NodeState;
 use crate::api::NodeKind;
 use crate::catalog::nodes::{Draining, NodeRow};
-use crate::grant::PublicKey;
+use crate::grant::{MAX_SKEW, PublicKey};
 use crate::id::{NodeId, PackId, PackRoot};
 use crate::node::{NodeError, NodeFailure, NodeStatus, SharedNode};
 use crate::pack::MAX_CHUNK_BYTES;
@@ -18,8 +18,6 @@ use crate::place::{PlaceNode, Topology};
 
 /// Packs that repair writes to a member at once.
 const WRITERS: usize = 3;
-/// How far a member's clock may be off.
-const SKEW: SignedDuration = SignedDuration::from_mins(5);
 /// A member that came back so often within [`TOGETHER`]
 const FLAPS: usize = 3;
 /// after it had not answered for so long, comes and goes,
@@ -364,7 +362,7 @@ impl Member {
 impl Now {
     /// Whether its clock is so wrong that grants and receipts are worth nothing.
     fn is_out_of_time(&self) -> bool {
-        self.clock_skew.is_some_and(|skew| skew.abs() > SKEW)
+        self.clock_skew.is_some_and(|skew| skew.abs() > MAX_SKEW)
     }
 
     /// Whether it comes and goes: then it gets nothing new until it has answered for a while.

@@ -25,8 +25,8 @@ use super::registry::{Member, Turn, View};
 use super::tasks::Handle;
 use crate::admin::{HealthReport, HealthRequest, NodeState};
 use crate::api::{ApiError, ApiResult, Code};
+use crate::catalog::chunks;
 use crate::catalog::packs::{self, NewPack, PackState};
-use crate::catalog::{chunks, spread};
 use crate::id::{ChunkId, NodeId, PackId};
 use crate::node::{ChunkAt, NodeError, NodeFailure};
 use crate::pack::{Pack, PackEntry, PackHeader};
@@ -490,7 +490,7 @@ impl Coordinator {
                     if !packs::proved(c, id, proof)? {
                         return Ok(());
                     }
-                    kept_off.iter().try_for_each(|(chunk, node)| spread::keep_off(c, *chunk, node.as_str()))?;
+                    kept_off.iter().try_for_each(|(chunk, node)| chunks::keep_off(c, *chunk, node.as_str()))?;
                     instead.iter().try_for_each(|(pack, chunk)| packs::forget_replica(c, *pack, *chunk))
                 })
                 .await?;

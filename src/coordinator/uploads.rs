@@ -20,7 +20,7 @@ use crate::api::{
 use crate::catalog::chunks::{self, Appended, Appending, Copy};
 use crate::catalog::packs::{self, NewPack};
 use crate::catalog::users::User;
-use crate::catalog::{CatalogResult, micros, spread};
+use crate::catalog::{CatalogResult, micros};
 use crate::id::{PackId, PoolId, UploadId};
 use crate::pack::{MAX_BYTES, MAX_CHUNK_BYTES, MAX_CHUNKS, PackEntry, PackHeader};
 use crate::place::{self, NewChunk};
@@ -413,7 +413,7 @@ fn keep_away(c: &Connection, at: &Planning, chunk: &mut Wanted, moved: NewChunk)
         return Ok(());
     }
     for node in &moved.excluded {
-        spread::keep_off(c, chunk.row, at.view.members[*node].row.id.as_str())?;
+        chunks::keep_off(c, chunk.row, at.view.members[*node].row.id.as_str())?;
     }
     chunk.picks = moved.nodes;
     Ok(())

@@ -40,7 +40,7 @@ use self::transport::{Answer, Ask, Transport};
 use crate::api::NodeKind;
 use crate::buffers;
 use crate::failpoint::{Step, reached};
-use crate::grant::{Nonce, PublicKey};
+use crate::grant::{MAX_SKEW, Nonce, PublicKey};
 use crate::id::{ChunkId, NodeId, PackRoot};
 use crate::node::{ChunkAt, GrantToken, Node, NodeError, NodeFailure, NodeStatus, Receipt};
 use crate::pack::{Pack, PackHeader};
@@ -48,8 +48,6 @@ use crate::seam::Seam;
 
 /// What calls say of themselves.
 const AGENT: &str = concat!("bytenode/", env!("CARGO_PKG_VERSION"));
-/// With a clock so far off, a node takes no grant.
-const SKEW: SignedDuration = SignedDuration::from_mins(5);
 /// Bodies from this length on are hashed off the async threads.
 const OFFLOAD_BYTES: usize = 128 << 10;
 
@@ -431,17 +429,14 @@ impl HttpNode {
     fn told_by_clock(&self, failure: NodeFailure, clock: Option<Timestamp>) -> NodeFailure {
         let skew = clock.map_or(SignedDuration::ZERO, |clock| clock.duration_since(self.seam.now()));
         match failure {
-            NodeFailure::Denied(why) if skew.abs() > SKEW => {
-                let (off, way) = (SignedDuration::from_mins(skew.abs().as_mins()), ahead(skew));
+            NodeFailure::Denied(why) if skew.abs() > MAX_SKEW => {
+                let off = SignedDuration::from_mins(skew.abs().as_mins());
+                let way = if skew.is_negative() { "behind" } else { "ahead" };
                 NodeFailure::Denied(format!("{why}; its clock is {off:#} {way}, set it right"))
             }
             failure => failure,
         }
     }
-}
-
-const fn ahead(skew: SignedDuration) -> &'static str {
-    if skew.is_negative() { "behind" } else { "ahead" }
 }
 
 /// The body, which must have exactly the expected length: another one is wrong bytes, not an answer to go on with.

@@ -7,11 +7,11 @@ mod address;
 mod risks;
 
 use bytes::Bytes;
-use jiff::SignedDuration;
 
 pub use self::address::{AddressError, parse as parse_address};
 use crate::admin::{CheckResult, NodeCheck};
 use crate::api::NodeKind;
+use crate::grant::MAX_SKEW;
 use crate::id::{ChunkId, NodeId, PackId, PoolId};
 use crate::node::http::{Credential, HttpNode, HttpNodeOptions, Limits};
 use crate::node::{ChunkAt, Node, NodeError, NodeFailure, NodeStatus, Receipt};
@@ -22,8 +22,6 @@ use crate::seam::Seam;
 const OLDEST_KUBO: (u64, u64) = (0, 33);
 /// Length of the full chunk that is written: 1 MiB and the tag of a sealed chunk.
 const FULL_CHUNK_BYTES: usize = (1 << 20) + 16;
-/// How far a node's clock may be off.
-const MAX_SKEW: SignedDuration = SignedDuration::from_mins(5);
 
 /// What to do about a built-in node that is another one or does not prove who it is.
 pub const IMPOSTOR_HINT: &str = "see what listens at its address, and on which machine; a built-in node of an older \

@@ -168,12 +168,7 @@ impl Topology {
     /// As [`Self::choose`], for a chunk that [`spread`] keeps off some nodes: `kept_off` counts only while it costs
     /// neither a copy nor a zone, since both matter more than spread. `excluded` always counts.
     pub fn choose_spread(&self, chunk: &ChunkId, kept_off: &[usize], excluded: &[usize]) -> Vec<usize> {
-        let free = self.choose(chunk, excluded);
-        if kept_off.is_empty() {
-            return free;
-        }
-        let spread = self.choose(chunk, &[kept_off, excluded].concat());
-        if spread.len() == free.len() && self.crowding(&spread) <= self.crowding(&free) { spread } else { free }
+        self.choose_beside(chunk, &[], kept_off, excluded, self.replicas)
     }
 
     /// All nodes, open or not, whatever their zone, in the order in which the chunk prefers them.

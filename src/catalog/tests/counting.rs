@@ -310,7 +310,7 @@ fn a_node_holds_what_is_not_gone_and_a_pack_what_is_not_bad() {
     packs::mark(&c, pack, rows[0], at(60)).unwrap();
     assert_eq!(packs::good(&c, pack).unwrap(), 2);
     assert_eq!(chunks::excluded(&c, rows[0]).unwrap(), Vec::<String>::new());
-    chunks::set_excluded(&c, rows[0], &["node1".to_owned()]).unwrap();
+    chunks::keep_off(&c, rows[0], "node1").unwrap();
     assert_eq!(chunks::excluded(&c, rows[0]).unwrap(), ["node1"]);
 }
 

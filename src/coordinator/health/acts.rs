@@ -52,6 +52,12 @@ pub(in crate::coordinator) struct Source {
     pub root: PackRoot,
 }
 
+impl From<&ReplicaRow> for Source {
+    fn from(replica: &ReplicaRow) -> Self {
+        Self { node: replica.node, pack: replica.pack, root: replica.root }
+    }
+}
+
 /// Planned acts, those for the most endangered chunks first: at most [`MAX_REPORTED`] at a time, all are counted.
 #[derive(Default)]
 pub(in crate::coordinator) struct Batch {
@@ -64,7 +70,7 @@ impl Batch {
         acts.into_iter().for_each(|act| self.add(act));
     }
 
-    fn add(&mut self, act: Act) {
+    pub(super) fn add(&mut self, act: Act) {
         self.total += 1;
         self.acts.push(act);
         if self.acts.len() >= 2 * MAX_REPORTED {
@@ -147,7 +153,7 @@ impl Planner<'_> {
 
     fn sources(&self) -> Vec<Source> {
         let readable = self.standings.iter().filter(|(_, standing)| standing.can_be_read());
-        readable.map(|(r, _)| Source { node: r.node, pack: r.pack, root: r.root }).collect()
+        readable.map(|(replica, _)| Source::from(*replica)).collect()
     }
 
     fn act(&self, means: Means) -> Act {
@@ -202,8 +208,8 @@ impl Planner<'_> {
 
     /// Nodes that the chunk is kept off for the sake of spread, where that costs nothing else.
     fn kept_off(&self) -> Vec<usize> {
-        let named = |at: &usize| self.chunk.kept_off.iter().any(|id| *id == self.view.members[*at].row.id.as_str());
-        (0..self.view.members.len()).filter(named).collect()
+        let is_off = |at: &usize| self.chunk.is_kept_off(&self.view.members[*at].row.id);
+        (0..self.view.members.len()).filter(is_off).collect()
     }
 
     fn failed(&self, at: usize) -> bool {
@@ -292,7 +298,7 @@ impl Planner<'_> {
             (Some(_), None) => Do::Replace,
             (None, None) => Do::Copy,
         };
-        // Each copy is read now and then, and the node that a copy leaves gives it, where it answers: nobody else has to.
+        // Which copy is read first differs from chunk to chunk, so that all nodes read; but what leaves a node is read there.
         let mut from = self.sources();
         let first = usize::try_from(self.chunk.row).unwrap_or(0) % from.len().max(1);
         from.rotate_left(first);

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, Row, params};
 
 use crate::catalog::{CatalogResult, chunk_entry, chunks, digest, unsigned};
-use crate::id::{PackId, PackRoot};
+use crate::id::{NodeId, PackId, PackRoot};
 use crate::pack::PackEntry;
 
 /// Chunks looked at in one question to the catalog.
@@ -31,8 +31,15 @@ pub(in crate::coordinator) struct ChunkState {
     pub entry: PackEntry,
     pub target: u32,
     /// Nodes (by identity) that it is kept off for the sake of spread.
-    pub kept_off: Vec<String>,
+    kept_off: Vec<String>,
     pub replicas: Vec<ReplicaRow>,
+}
+
+impl ChunkState {
+    /// Whether it is kept off a node for the sake of spread.
+    pub fn is_kept_off(&self, node: &NodeId) -> bool {
+        self.kept_off.iter().any(|id| *id == node.as_str())
+    }
 }
 
 /// A page of chunks in use, with their replicas in live packs.

@@ -52,7 +52,6 @@ struct Sites {
     view: Arc<View>,
     /// Nodes (by row) that get nothing of this and give nothing up for it.
     shut: BTreeSet<i64>,
-    check: Check,
 }
 
 impl Coordinator {
@@ -77,7 +76,7 @@ impl Coordinator {
         let (mut at, mut after, mut stuck) = (0, After::default(), 0);
         loop {
             check.task.check()?;
-            let sites = Sites { view: Arc::clone(view), shut: shut.clone(), check: check.clone() };
+            let sites = Sites { view: Arc::clone(view), shut: shut.clone() };
             let plans = first && !hopeless && stuck < PATIENCE && found.batch.total() < MAX_REPORTED as u64;
             let look = move |c: &Connection| {
                 let versions = spread::versions(c, at, PAGE)?;
@@ -111,7 +110,7 @@ impl Diagnosis {
             for (node, act) in moves {
                 let (path, node) = (path.clone(), Some(view.name(node)));
                 self.add(Finding { kind: FindingKind::Spread, path, files: 1, chunk: Some(act.entry.chunk), node });
-                self.batch.extend([act]);
+                self.batch.add(act);
             }
         }
         if still != version.still {
@@ -131,10 +130,10 @@ impl Sites {
             return Ok(Parting::Spread);
         }
         let Some(after) = plan else { return Ok(Parting::Whole) };
-        let mut moves = Vec::new();
+        let (chunks, mut moves) = (spread::first_chunks(c, version.version)?, Vec::new());
         for node in whole {
             // A file of few chunks may take more checks than one: each chunk moves once.
-            moves.extend(self.move_off(c, version, node, after)?.map(|act| (node, act)));
+            moves.extend(self.move_off(c, (&chunks, version.replicas), node, after)?.map(|act| (node, act)));
         }
         if moves.is_empty() {
             return Ok(Parting::Whole);
@@ -142,19 +141,25 @@ impl Sites {
         Ok(Parting::Moves(trace::file_of(c, version.version)?, moves))
     }
 
-    /// The move of one chunk of a version off a node.
-    fn move_off(&self, c: &Connection, version: Spread, node: i64, after: &mut After) -> CatalogResult<Option<Act>> {
-        for row in spread::first_chunks(c, version.version)? {
-            if after.0.contains_key(&row) {
+    /// The move of one of these chunks (by row), of which so many copies are wanted, off a node.
+    fn move_off(
+        &self,
+        c: &Connection,
+        (chunks, wanted): (&[i64], u32),
+        node: i64,
+        after: &mut After,
+    ) -> CatalogResult<Option<Act>> {
+        for row in chunks {
+            if after.0.contains_key(row) {
                 continue;
             }
-            let Some(mut chunk) = rows::one(c, row, version.replicas)? else { continue };
+            let Some(mut chunk) = rows::one(c, *row, wanted)? else { continue };
             chunk.replicas.retain(|replica| !self.shut.contains(&replica.node));
             let Some(to) = self.target(c, &chunk, node, after)? else { continue };
             let mut nodes: BTreeSet<i64> = chunk.replicas.iter().map(|replica| replica.node).collect();
             nodes.remove(&node);
             nodes.insert(to);
-            after.0.insert(row, nodes);
+            after.0.insert(*row, nodes);
             return Ok(Some(moving(&chunk, node, to)));
         }
         Ok(None)
@@ -173,10 +178,7 @@ impl Sites {
         let row = |at: usize| view.members[at].row.row;
         let is_out = |at: &usize| {
             let member = &view.members[*at].row;
-            holders.contains(&member.row)
-                || self.shut.contains(&member.row)
-                || chunk.kept_off.iter().any(|id| *id == member.id.as_str())
-                || self.check.failed.contains(&(member.row, chunk.row))
+            holders.contains(&member.row) || self.shut.contains(&member.row) || chunk.is_kept_off(&member.id)
         };
         let mut excluded: Vec<usize> = (0..view.members.len()).filter(is_out).collect();
         let open: BTreeSet<i64> =
@@ -200,8 +202,7 @@ impl Sites {
 }
 
 fn moving(chunk: &ChunkState, node: i64, to: i64) -> Act {
-    let mut from: Vec<Source> =
-        chunk.replicas.iter().map(|r| Source { node: r.node, pack: r.pack, root: r.root }).collect();
+    let mut from: Vec<Source> = chunk.replicas.iter().map(Source::from).collect();
     from.sort_by_key(|source| source.node != node);
     let then_drop = from.first().map(|source| Spare { node, pack: source.pack });
     Act {

@@ -96,16 +96,14 @@ impl Answers {
     /// listed.
     fn holds(&self, replica: &ReplicaRow, meanwhile: &RangeInclusive<i64>) -> bool {
         let Some(Said::Listed { packs, chunks, roots }) = self.said.get(&replica.node) else { return false };
-        // Without the block that names its chunks, the next collection takes them.
-        let named = || !roots || chunks.contains(&ChunkId::from_digest(*replica.root.digest()));
-        meanwhile.contains(&replica.created) || (packs.contains(&replica.root) && named())
+        let protects = || packs.contains(&replica.root) && names(chunks, *roots, replica);
+        meanwhile.contains(&replica.created) || protects()
     }
 
     /// Whether a node listed everything of a replica's pack.
     pub fn is_whole(&self, replica: &ReplicaRow, held: &[Held]) -> bool {
         let Some(Said::Listed { chunks, roots, .. }) = self.said.get(&replica.node) else { return false };
-        let named = !roots || chunks.contains(&ChunkId::from_digest(*replica.root.digest()));
-        named && held.iter().all(|held| chunks.contains(&held.entry.chunk))
+        names(chunks, *roots, replica) && held.iter().all(|held| chunks.contains(&held.entry.chunk))
     }
 
     fn stands(&self, chunk: &ChunkState, replica: &ReplicaRow, meanwhile: &RangeInclusive<i64>) -> Standing {
@@ -125,4 +123,9 @@ impl Answers {
             Some(Said::Listed { .. }) => Standing::Unprotected,
         }
     }
+}
+
+/// Whether the block that names a pack's chunks was listed, where such blocks are: without it, the next collection takes them.
+fn names(chunks: &Listed, roots: bool, replica: &ReplicaRow) -> bool {
+    !roots || chunks.contains(&ChunkId::from_digest(*replica.root.digest()))
 }
