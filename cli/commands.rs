@@ -13,6 +13,7 @@ use bytenode::seam::Seam;
 use crate::args::{Command, Global};
 use crate::credentials::Credentials;
 use crate::error::{Exit, Failure, Outcome};
+use crate::pool::process::Process;
 use crate::pool::state::State;
 use crate::profile::{Profile, normal_url, variable};
 use crate::ui::Ui;
@@ -80,26 +81,28 @@ impl Ctx {
                 .hint("bytenode up (or bytenode login URL for one that runs elsewhere)"));
         };
         let url = normal_url(&url)?;
-        if from_environment.is_none() {
-            self.check_ours(&url)?;
+        if let Some(token) = from_environment {
+            return session::connect(&url, &token);
         }
-        match from_environment.as_deref().or(credentials.token(&url).map(|token| token.expose())) {
-            Some(token) => session::connect(&url, token),
-            None => Err(Failure::new(Code::NotSignedIn, format!("not signed in to {url}"))
+        let ours = self.check_ours(&url)?;
+        match (credentials.token(&url).map(|token| token.expose()), ours) {
+            (Some(token), Some(process)) => session::follow(&url, token, process.locate(&self.profile)),
+            (Some(token), None) => session::connect(&url, token),
+            (None, _) => Err(Failure::new(Code::NotSignedIn, format!("not signed in to {url}"))
                 .hint(format!("bytenode login {url}"))),
         }
     }
 
     /// Refuses the address at which `up` started this profile's coordinator, once that has ended: whoever listens there
-    /// now must not be given a token.
-    pub fn check_ours(&self, url: &str) -> Outcome<()> {
+    /// now must not be given a token. Gives the process where it is this profile's.
+    pub fn check_ours(&self, url: &str) -> Outcome<Option<Process>> {
         let started = State::load(&self.profile)?.and_then(|pool| pool.coordinator);
         match started.filter(|process| process.url == url) {
             Some(process) if !process.runs() => {
                 let message = format!("the coordinator at {url} does not run");
                 Err(Failure::new(Code::Temporary, message).hint("bytenode up"))
             }
-            _ => Ok(()),
+            ours => Ok(ours),
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytenode::admin::Session;
 use bytenode::api::{NodeAddress, NodeKind};
-use bytenode::client::{Client, ClientLimits};
+use bytenode::client::{Client, ClientLimits, Locate};
 use bytenode::dial::{Dial, HttpDial};
 use bytenode::id::{ChunkId, PackRoot};
 use bytenode::node::http::Limits;
@@ -16,7 +16,16 @@ use crate::error::Outcome;
 
 /// Speaks to a coordinator as whoever holds the token. Contacts nobody yet.
 pub fn connect(url: &str, token: &str) -> Outcome<Arc<dyn Session>> {
-    Ok(Arc::new(Client::new(url, GrantToken::new(token.to_owned()), ClientLimits::default())?))
+    Ok(Arc::new(client(url, token)?))
+}
+
+/// The same, of a coordinator that may be started again elsewhere.
+pub fn follow(url: &str, token: &str, locate: Locate) -> Outcome<Arc<dyn Session>> {
+    Ok(Arc::new(client(url, token)?.following(locate)))
+}
+
+fn client(url: &str, token: &str) -> Outcome<Client> {
+    Ok(Client::new(url, GrantToken::new(token.to_owned()), ClientLimits::default())?)
 }
 
 /// How long a check waits for a node: less than a put or get does, for it is one of many.

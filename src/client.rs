@@ -26,8 +26,8 @@ use crate::backup::Passphrase;
 use crate::id::UploadId;
 use crate::path::RemotePath;
 
-pub use call::Client;
 use call::{Call, Patience, Repeat};
+pub use call::{Client, Locate};
 
 /// How long and how much a client waits and takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! Many commands at once, each a process of its own.
 
+use std::io::{ErrorKind, Write};
+use std::net::TcpListener;
 use std::process::Stdio;
 
 use crate::support::cluster::{Cluster, Guarded, bytes, wait_for};
@@ -54,4 +56,31 @@ fn puts_and_gets_go_on_though_the_coordinator_is_started_again() {
     let after = user.summary(&["status"]);
     assert_eq!(after["files"].as_u64().unwrap(), before + EACH, "none twice");
     assert_eq!(user.summary(&["admin", "health"])["verdict"], "healthy");
+}
+
+/// While a put waits for its input, its coordinator ends, somebody else takes the address, and `up` starts it elsewhere.
+#[test]
+fn a_put_follows_its_coordinator_and_gives_its_token_to_nobody_else() {
+    let user = Cluster::up(3);
+    let content = bytes(1, 5 << 20);
+    let mut put = user.command(&["put", "-", "bn:/streamed"]);
+    let put = put.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut put = Guarded(put.spawn().unwrap());
+    let mut input = put.0.stdin.take().unwrap();
+    let coordinator = user.member("coordinator");
+    let catalog = rusqlite::Connection::open(coordinator.data.join("catalog.db")).unwrap();
+    let begun = || catalog.prepare("SELECT 1 FROM lease").unwrap().exists([]).unwrap();
+    wait_for("the put to have begun", begun);
+    coordinator.kill();
+    let stranger = TcpListener::bind(coordinator.url.strip_prefix("http://").unwrap()).unwrap();
+    stranger.set_nonblocking(true).unwrap();
+    user.ok(&["up"]);
+    assert_ne!(user.member("coordinator").url, coordinator.url);
+    input.write_all(&content).unwrap();
+    drop(input);
+    let ran = put.end();
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(user.ok(&["cat", "bn:/streamed"]).stdout == content);
+    let asked = stranger.accept().unwrap_err();
+    assert_eq!(asked.kind(), ErrorKind::WouldBlock, "somebody asked who is no coordinator of this pool");
 }

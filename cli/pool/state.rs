@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytenode::api::Code;
+use bytenode::client::Locate;
 use serde::{Deserialize, Serialize};
 
 use super::process::Process;
@@ -36,6 +38,20 @@ pub struct Node {
     pub process: Option<Process>,
     /// The address under which the coordinator knows it; nothing until it has joined.
     pub joined: Option<String>,
+}
+
+impl Process {
+    /// Where this coordinator is from now on, or the one that `up` starts in its place.
+    pub fn locate(self, profile: &Profile) -> Locate {
+        let (last, profile) = (Mutex::new(self), profile.clone());
+        Arc::new(move || {
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            if !last.runs() {
+                *last = State::load(&profile).ok()??.coordinator.filter(Self::runs)?;
+            }
+            Some(last.url.clone())
+        })
+    }
 }
 
 fn path(profile: &Profile) -> PathBuf {

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -101,11 +101,16 @@ enum Lost {
     Final(ApiError),
 }
 
+/// Says where a coordinator is now; nothing while it does not run.
+pub type Locate = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
 /// A coordinator elsewhere, as one signed-in user sees it. Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
-    base: Url,
+    /// Where it was last.
+    base: Arc<Mutex<Url>>,
+    locate: Option<Locate>,
     authorization: HeaderValue,
     limits: ClientLimits,
     /// Whether the coordinator has answered.
@@ -114,7 +119,7 @@ pub struct Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("base", &self.base.as_str()).finish_non_exhaustive()
+        f.debug_struct("Client").field("base", &self.base().as_str()).finish_non_exhaustive()
     }
 }
 
@@ -148,18 +153,41 @@ impl Client {
             .tcp_keepalive(Duration::from_secs(30))
             .build()
             .map_err(|error| ApiError::new(Code::Internal, format!("no HTTP client can be made ({error})")))?;
-        Ok(Self { http, base, authorization, limits, answered: Arc::default() })
+        Ok(Self {
+            http,
+            base: Arc::new(Mutex::new(base)),
+            locate: None,
+            authorization,
+            limits,
+            answered: Arc::default(),
+        })
     }
 
-    /// The coordinator's address.
-    pub fn url(&self) -> &str {
-        self.base.as_str()
+    /// The same client, which asks before each attempt where the coordinator is: it follows one that was started again
+    /// elsewhere, and gives its token to nobody who listens where the coordinator was.
+    #[must_use]
+    pub fn following(self, locate: Locate) -> Self {
+        Self { locate: Some(locate), ..self }
+    }
+
+    fn base(&self) -> Url {
+        self.base.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Finds the coordinator, where it may have moved.
+    fn find(&self) -> Result<(), Lost> {
+        let Some(locate) = &self.locate else { return Ok(()) };
+        let found = locate().ok_or_else(|| Lost::Refused("it does not run".to_owned()))?;
+        let found = coordinator_url(&found).map_err(Lost::Final)?;
+        *self.base.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        Ok(())
     }
 
     /// Makes the addresses of relayed nodes whole: they are paths on the coordinator, which stands for the node as a
     /// built-in one does and takes nothing but grants.
     pub(super) fn resolve(&self, nodes: &mut [NodeAddress]) {
-        let base = self.base.as_str().trim_end_matches('/');
+        let base = self.base();
+        let base = base.as_str().trim_end_matches('/');
         for node in nodes.iter_mut().filter(|node| node.url.starts_with('/')) {
             node.gateway = format!("{base}{}", node.url);
             node.url.insert_str(0, base);
@@ -171,8 +199,7 @@ impl Client {
     /// Sends a call, again if it may be and its connection drops, and reads the answer, all within its limit.
     pub(super) async fn send<T: DeserializeOwned>(&self, call: Call<'_>) -> ApiResult<T> {
         let limit = self.limit(&call);
-        let url = self.url_of(&call)?;
-        let attempts = self.attempts(&call, &url);
+        let attempts = self.attempts(&call);
         let Ok(result) = tokio::time::timeout(limit, attempts).await else {
             return Err(self.unanswered(&format!("did not answer within {} s", limit.as_secs())));
         };
@@ -187,9 +214,8 @@ impl Client {
         media_type: &str,
     ) -> ApiResult<BoxStream<'static, ApiResult<Bytes>>> {
         let limit = self.limit(&call);
-        let url = self.url_of(&call)?;
         let begun = async {
-            let response = self.request(&call, &url).send().await.map_err(Self::lost)?;
+            let response = self.request(&call)?.send().await.map_err(Self::lost)?;
             let head = Answer::of(&response, Vec::new());
             if head.status.is_success() && head.version.is_some() && head.media_type == media_type {
                 return Ok(Ok(response));
@@ -217,11 +243,11 @@ impl Client {
         Ok(Box::pin(stream::unfold((self.clone(), Some(response)), next)))
     }
 
-    async fn attempts(&self, call: &Call<'_>, url: &Url) -> ApiResult<Answer> {
+    async fn attempts(&self, call: &Call<'_>) -> ApiResult<Answer> {
         let (begun, mut pause, mut sent) = (Instant::now(), FIRST_PAUSE, 0);
         loop {
             reached(Step::Call);
-            let attempt = self.attempt(call, url).await;
+            let attempt = self.attempt(call).await;
             reached(Step::Call);
             let lost = match attempt {
                 Ok(answer) => {
@@ -247,8 +273,8 @@ impl Client {
         }
     }
 
-    async fn attempt(&self, call: &Call<'_>, url: &Url) -> Result<Answer, Lost> {
-        let response = self.request(call, url).send().await.map_err(Self::lost)?;
+    async fn attempt(&self, call: &Call<'_>) -> Result<Answer, Lost> {
+        let response = self.request(call)?.send().await.map_err(Self::lost)?;
         self.whole(response).await
     }
 
@@ -259,13 +285,14 @@ impl Client {
         }
     }
 
-    fn request(&self, call: &Call<'_>, url: &Url) -> RequestBuilder {
-        let request = self.http.request(call.method.clone(), url.clone());
+    fn request(&self, call: &Call<'_>) -> Result<RequestBuilder, Lost> {
+        self.find()?;
+        let request = self.http.request(call.method.clone(), self.url_of(call).map_err(Lost::Final)?);
         let request = request.header(AUTHORIZATION, self.authorization.clone());
-        match &call.body {
+        Ok(match &call.body {
             Some(body) => request.header(CONTENT_TYPE, "application/json").body(body.clone()),
             None => request,
-        }
+        })
     }
 
     /// Reads an answer to its end.
@@ -299,7 +326,7 @@ impl Client {
     fn unanswered(&self, what: &str) -> ApiError {
         ApiError::new(
             Code::Temporary,
-            format!("the coordinator at {} {what}", self.base.as_str().trim_end_matches('/')),
+            format!("the coordinator at {} {what}", self.base().as_str().trim_end_matches('/')),
         )
     }
 
@@ -308,7 +335,7 @@ impl Client {
         if let Some(name) = call.segments.iter().find(|segment| matches!(**segment, "" | "." | "..")) {
             return Err(ApiError::new(Code::Usage, format!("{name:?} is no name")));
         }
-        let mut url = self.base.clone();
+        let mut url = self.base();
         url.path_segments_mut()
             .map_err(|()| ApiError::new(Code::Internal, "the coordinator's address has no path"))?
             .clear()
