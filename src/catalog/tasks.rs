@@ -42,18 +42,21 @@ pub fn create(c: &Connection, task: &Task, request: &TaskRequest) -> CatalogResu
         ],
     )?;
     let id = c.last_insert_rowid();
-    c.execute("DELETE FROM task WHERE id <= ?1 AND ended_at IS NOT NULL", [id - KEPT])?;
+    c.execute(
+        "DELETE FROM task WHERE ended_at IS NOT NULL AND id <= (SELECT id FROM task ORDER BY id DESC LIMIT 1 OFFSET ?1)",
+        [KEPT],
+    )?;
     Ok(unsigned(id))
 }
 
-/// Writes down how a task stands.
+/// Writes down how a task stands, unless it has ended.
 ///
 /// # Errors
 /// [`super::CatalogError`].
 pub fn save(c: &Connection, task: &Task, log: &[TaskLine], outcome: Option<&str>) -> CatalogResult<()> {
     c.prepare_cached(
         "UPDATE task SET state = ?2, node = ?3, done = ?4, total = ?5, message = ?6, log = ?7,
-             outcome = coalesce(?8, outcome), ended_at = ?9 WHERE id = ?1",
+             outcome = coalesce(?8, outcome), ended_at = ?9 WHERE id = ?1 AND ended_at IS NULL",
     )?
     .execute(params![
         signed(task.id),
@@ -66,6 +69,16 @@ pub fn save(c: &Connection, task: &Task, log: &[TaskLine], outcome: Option<&str>
         outcome,
         task.ended.map(micros)
     ])?;
+    Ok(())
+}
+
+/// Forgets a task that has ended, unless it is the latest: no number is used again.
+///
+/// # Errors
+/// [`super::CatalogError`].
+pub fn forget(c: &Connection, id: u64) -> CatalogResult<()> {
+    c.prepare_cached("DELETE FROM task WHERE id = ?1 AND ended_at IS NOT NULL AND id < (SELECT max(id) FROM task)")?
+        .execute([signed(id)])?;
     Ok(())
 }
 

@@ -9,7 +9,6 @@ mod unblock;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -34,13 +33,6 @@ use crate::pack::{Pack, PackEntry, PackHeader};
 /// Rounds of finding and mending after which a check gives its verdict; more only while there is more to mend than one
 /// round takes, and something of it is done.
 const ROUNDS: usize = 3;
-/// All nodes are asked about all copies, though nothing seems to be missing, but in a large pool only after so many times
-/// what the last such check took, unless nodes came or went:
-const REST: u32 = 200;
-/// then after this time at the latest.
-const LONGEST_REST: Duration = Duration::from_secs(6 * 3600);
-/// How long the background waits at least between two repairs.
-const PAUSE: Duration = Duration::from_secs(10);
 /// Notices that a report carries.
 const MAX_NOTICES: usize = 100;
 
@@ -137,41 +129,6 @@ impl Coordinator {
         self.mend(check).await
     }
 
-    /// Keeps the pool in repair, for as long as it is polled: at once when something is known to be short, and now and then
-    /// because nobody may have noticed. A check costs what the pool is large, so a large one rests longer.
-    pub async fn keep_in_repair(&self) {
-        let (mut answering, mut rested, mut verdict) = (None, self.seam.monotonic(), None);
-        loop {
-            let wanted =
-                tokio::time::timeout(self.about(self.policy.check), self.repair_wanted.notified()).await.is_ok();
-            let now = self.answering();
-            let due = wanted || self.seam.monotonic() >= rested || answering.as_ref() != Some(&now);
-            if !due || self.may_change().is_err() {
-                continue;
-            }
-            let began = self.seam.monotonic();
-            match self.mend(Check::default()).await {
-                Ok(report) => {
-                    tracing::info!(repaired = report.repaired, remaining = report.remaining, "repair");
-                    // What is as it was before is no news.
-                    if report.repaired > 0 || verdict != Some(report.verdict) {
-                        verdict = Some(report.verdict);
-                        self.note_check(report.clone()).await;
-                    }
-                    let ended = self.seam.monotonic();
-                    rested = ended + ((ended - began) * REST).min(LONGEST_REST);
-                    // Else what could not be mended is tried again soon.
-                    answering = (report.remaining == 0).then_some(now);
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "repair");
-                    answering = None;
-                }
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-    }
-
     /// The nodes and how each of them stands, which decides what a check can find.
     pub(super) fn answering(&self) -> Vec<(i64, NodeState)> {
         let members = self.nodes.all();
@@ -200,37 +157,48 @@ impl Coordinator {
     ) -> ApiResult<(HealthReport, Timestamp)> {
         self.may_change()?;
         check.task.check()?;
+        let mut joined = check.task.joined();
         let (mut found, view) = self.look(&check).await?;
         check.looked = true;
         let mut report = found.report(&view);
+        if report.actions_total > 0 {
+            self.list(&check.task).await?;
+        }
         if !check.quiet {
             check.task.total(report.actions_total);
         }
         let mut done = Vec::new();
         for round in 1.. {
             let planned = found.batch.total();
-            if planned == 0 {
+            let mut is_last = planned == 0;
+            if !is_last {
+                let more = found.batch.has_more();
+                let work = self.execute(&mut found, &check).await?;
+                check.task.check()?;
+                report.repaired += work.done;
+                report.notices.extend(work.notices);
+                let room = MAX_REPORTED.saturating_sub(done.len());
+                done.extend(work.shown.iter().take(room).map(|act| act.show(&view)));
+                let learned = work.failed.iter().any(|failed| !check.failed.contains(failed));
+                check.failed.extend(work.failed);
+                joined = check.task.joined();
+                found = self.look(&check).await?.0;
+                let shrinks = found.batch.total() < planned;
+                is_last = check.task.is_over()
+                    || (work.done == 0 && !learned && !work.stale)
+                    || (round >= ROUNDS && (work.done == 0 || !more || !shrinks));
+            }
+            if is_last && check.task.closes(joined) {
                 break;
             }
-            let more = found.batch.has_more();
-            let work = self.execute(&mut found, &check).await?;
-            check.task.check()?;
-            report.repaired += work.done;
-            report.notices.extend(work.notices);
-            let room = MAX_REPORTED.saturating_sub(done.len());
-            done.extend(work.shown.iter().take(room).map(|act| act.show(&view)));
-            let learned = work.failed.iter().any(|failed| !check.failed.contains(failed));
-            check.failed.extend(work.failed);
-            found = self.look(&check).await?.0;
-            if check.task.is_over() {
-                report.notices.push("the time limit was reached: the rest waits for the next repair".to_owned());
-                break;
+            // Whoever joined since the last look is to be told of what is so now.
+            if is_last {
+                joined = check.task.joined();
+                found = self.look(&check).await?.0;
             }
-            let shrinks = found.batch.total() < planned;
-            if (work.done == 0 && !learned && !work.stale) || (round >= ROUNDS && (work.done == 0 || !more || !shrinks))
-            {
-                break;
-            }
+        }
+        if check.task.is_over() && found.batch.total() > 0 {
+            report.notices.push("the time limit was reached: the rest waits for the next repair".to_owned());
         }
         // What this left with some node as a whole is for the next check, which somebody should make.
         if report.repaired > 0 && found.unspread {

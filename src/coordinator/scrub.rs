@@ -24,8 +24,6 @@ use crate::node::{ChunkAt, NodeError, NodeFailure};
 const SETTLED: Duration = Duration::from_secs(3600);
 /// How long a pass over a node goes on at most, before it begins again with what is youngest.
 const PASS: Duration = Duration::from_secs(600);
-/// Between two passes.
-const PAUSE: Duration = Duration::from_secs(60);
 /// How long reading one chunk may take.
 const READ: Duration = Duration::from_secs(60);
 /// Packs running for which a node does not answer, after which its pass ends.
@@ -44,6 +42,13 @@ pub struct Scrubbed {
     pub unprotected: u64,
 }
 
+impl Scrubbed {
+    fn of(self, node: String, left: u64) -> NodeScrubbed {
+        let Self { packs, bytes, bad, unprotected } = self;
+        NodeScrubbed { node, packs, bytes, bad, unprotected, left }
+    }
+}
+
 /// How one pack was found.
 enum Found {
     /// So many of its copies are missing or wrong, and were not known to be; the others were read and are right.
@@ -56,18 +61,6 @@ enum Found {
 }
 
 impl Coordinator {
-    /// Scrubs, for as long as it is polled.
-    pub async fn keep_scrubbing(&self) {
-        loop {
-            tokio::time::sleep(PAUSE).await;
-            match self.scrub().await {
-                Ok(found) if found != Scrubbed::default() => tracing::info!(?found, "scrub"),
-                Ok(_) => {}
-                Err(error) => tracing::warn!(%error, "scrub"),
-            }
-        }
-    }
-
     /// Reads and hashes copies that are due, of all nodes side by side, each as fast as the policy lets it, for at most ten
     /// minutes. Those never read whole since they came are due an hour after that, the youngest first; the others once they
     /// were not read for a period.
@@ -94,7 +87,19 @@ impl Coordinator {
         Due { issued_before: self.ago(SETTLED), read_before: self.ago(self.policy.scrub), read_after: self.to_come() }
     }
 
-    /// Reads what is due, or all that was there at that time and was not read since; or says how much that is.
+    /// Whether a node that can be read has copies that are due.
+    pub(super) async fn is_scrub_due(&self) -> ApiResult<bool> {
+        for member in self.nodes.all().iter().filter(|member| self.may_drop(member)) {
+            let (node, due) = (member.row.row, self.due());
+            if self.read(move |c| scrub::next(c, node, &due, &mut Cursor::default())).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Reads what is due, or all that was there at that time and was not read since; or says how much that is. In passes,
+    /// so that what becomes due meanwhile, and is younger, comes first.
     pub(super) async fn scrub_now(
         &self,
         all: Option<Timestamp>,
@@ -102,13 +107,13 @@ impl Coordinator {
         task: &Handle,
     ) -> ApiResult<Vec<NodeScrubbed>> {
         self.ask_nodes().await;
-        let mut due = self.due();
-        if let Some(since) = all {
-            (due.issued_before, due.read_before) = (micros(since), micros(since));
-        }
+        let due = || match all.map(micros) {
+            Some(since) => Due { issued_before: since, read_before: since, ..self.due() },
+            None => self.due(),
+        };
         let members = self.nodes.all();
         let left = |member: &Arc<Member>| {
-            let (node, due) = (member.row.row, Due { read_after: self.to_come(), ..due });
+            let (node, due) = (member.row.row, due());
             self.read(move |c| scrub::weigh(c, node, &due))
         };
         let mut nodes = Vec::new();
@@ -121,19 +126,25 @@ impl Coordinator {
             return Ok(nodes);
         }
         self.may_change()?;
-        let mut total = 0;
-        for member in &members {
-            total += left(member).await?.0;
+        loop {
+            let mut total = 0;
+            for member in &members {
+                total += left(member).await?.0;
+            }
+            task.remaining(total);
+            let (due, until) = (due(), Instant::now() + PASS);
+            let scrubs = members.iter().map(|member| self.scrub_node(member, &due, Some(until), task));
+            let mut pass = Vec::new();
+            for (member, found) in members.iter().zip(join_all(scrubs).await) {
+                pass.push(found?.of(member.row.name.clone(), left(member).await?.0));
+            }
+            let is_idle = pass.iter().all(|node| node.packs == 0);
+            task.scrubbed(&mut nodes, pass);
+            task.check()?;
+            if Instant::now() < until || is_idle || task.is_over() {
+                return Ok(nodes);
+            }
         }
-        task.remaining(total);
-        let scrubs = members.iter().map(|member| self.scrub_node(member, &due, None, task));
-        for (member, found) in members.iter().zip(join_all(scrubs).await) {
-            let (Scrubbed { packs, bytes, bad, unprotected }, left) = (found?, left(member).await?.0);
-            nodes.push(NodeScrubbed { node: member.row.name.clone(), packs, bytes, bad, unprotected, left });
-        }
-        let nodes = task.scrubbed(nodes);
-        task.check()?;
-        Ok(nodes)
     }
 
     /// One pass over what is due on a node when it begins, up to a time.

@@ -3,11 +3,14 @@
 //! or a start needs to know is in the catalog anyway.
 
 mod drain;
+mod unasked;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -45,6 +48,8 @@ pub(super) struct Tasks {
     open: Mutex<BTreeMap<u64, Arc<Running>>>,
     ended: Mutex<VecDeque<(u64, TaskOutcome)>>,
     workers: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+    /// The last scrub that nobody asked for and that found nothing; 0 for none since the start.
+    last_scrub: AtomicU64,
 }
 
 /// What a task ended with, as the catalog keeps it.
@@ -84,6 +89,10 @@ struct Now {
     told: Option<Steer>,
     /// What it scrubbed before it was stopped.
     scrubbed: Vec<NodeScrubbed>,
+    /// How often somebody else asked for the same.
+    joined: u64,
+    /// What it saw stands: nobody can join it any more.
+    closed: bool,
 }
 
 /// What long work has of the task that it is done for, if any.
@@ -99,6 +108,17 @@ impl Running {
 
     fn look<T>(&self, how: impl FnOnce(&Now) -> T) -> T {
         how(&self.now.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Gives it to somebody else who asks for the same; nothing where it is to stop, or is as good as over.
+    fn join(&self, request: &TaskRequest) -> Option<Task> {
+        let join = |now: &mut Now| {
+            (now.told.is_none() && !now.closed).then(|| {
+                now.joined += 1;
+                now.task.clone()
+            })
+        };
+        (self.request == *request).then(|| self.change(join)).flatten()
     }
 }
 
@@ -122,6 +142,20 @@ impl Handle {
         self.halts() || self.0.as_ref().is_some_and(late)
     }
 
+    /// How often somebody joined it; of what was seen later, they can be told.
+    pub(super) fn joined(&self) -> u64 {
+        self.0.as_ref().map_or(0, |running| running.look(|now| now.joined))
+    }
+
+    /// Lets nobody join it any more, unless somebody did since it was joined so often; says which.
+    pub(super) fn closes(&self, joined: u64) -> bool {
+        let close = |now: &mut Now| {
+            now.closed = now.joined == joined;
+            now.closed
+        };
+        self.0.as_ref().is_none_or(|running| running.change(close))
+    }
+
     /// Notes how many steps there are in all.
     pub(super) fn total(&self, steps: u64) {
         if let Some(running) = &self.0 {
@@ -143,24 +177,15 @@ impl Handle {
         }
     }
 
-    /// Adds what was scrubbed to what was before; gives both.
-    pub(super) fn scrubbed(&self, nodes: Vec<NodeScrubbed>) -> Vec<NodeScrubbed> {
-        let Some(running) = &self.0 else { return nodes };
-        running.change(|now| {
-            for node in nodes {
-                match now.scrubbed.iter_mut().find(|before| before.node == node.node) {
-                    None => now.scrubbed.push(node),
-                    Some(before) => {
-                        before.packs += node.packs;
-                        before.bytes += node.bytes;
-                        before.bad += node.bad;
-                        before.unprotected += node.unprotected;
-                        before.left = node.left;
-                    }
-                }
-            }
-            now.scrubbed.clone()
-        })
+    /// Adds a pass to what was scrubbed before, by an earlier start too.
+    pub(super) fn scrubbed(&self, all: &mut Vec<NodeScrubbed>, pass: Vec<NodeScrubbed>) {
+        match &self.0 {
+            None => add_pass(all, pass),
+            Some(running) => running.change(|now| {
+                add_pass(&mut now.scrubbed, pass);
+                all.clone_from(&now.scrubbed);
+            }),
+        }
     }
 
     fn set_done(&self, steps: u64) {
@@ -246,31 +271,23 @@ impl Coordinator {
             node = Some((member.row.row, member.row.name.clone()));
         }
         let _alone = self.membership.lock().await;
-        let is_same = |running: &&Arc<Running>| running.request == request && running.look(|now| now.told.is_none());
         let paused = |running: &&Arc<Running>| node.is_some() && running.request == request;
         let open: Vec<Arc<Running>> = self.tasks.open().values().cloned().collect();
         let repairing = self.repairing.try_lock().is_err() || self.tasks.is_repairing();
         if matches!(&request, TaskRequest::Health { no_wait: true, .. }) && repairing {
             return Err(ApiError::new(Code::Busy, "a repair is under way").hint("bytenode admin task ls"));
         }
-        if let Some(running) = open.iter().find(is_same).or_else(|| open.iter().find(paused)) {
+        if let Some(task) = open.iter().find_map(|running| running.join(&request)) {
+            return Ok(task);
+        }
+        if let Some(running) = open.iter().find(paused) {
             return Ok(running.look(|now| now.task.clone()));
         }
         if open.len() >= MOST {
             return Err(ApiError::new(Code::Busy, format!("{MOST} tasks are under way")).hint("bytenode admin task ls"));
         }
-        let mut task = Task {
-            id: 0,
-            kind: request.kind(),
-            state: TaskState::Running,
-            owner: owner.to_owned(),
-            node: node.as_ref().map(|(_, name)| name.clone()),
-            done: 0,
-            total: None,
-            message: String::new(),
-            created: self.seam.now(),
-            ended: None,
-        };
+        let mut task = new_task(owner, &request, self.seam.now());
+        task.node = node.as_ref().map(|(_, name)| name.clone());
         let (first, asked, row) = (task.clone(), request.clone(), node.as_ref().map(|(row, _)| *row));
         task.id = self
             .write(move |c| {
@@ -314,11 +331,12 @@ impl Coordinator {
             TaskState::Running | TaskState::Done | TaskState::Failed => None,
         };
         let id = task.id;
-        let now = Mutex::new(Now { task, log, told, scrubbed: before.scrub.unwrap_or_default() });
+        let scrubbed = before.scrub.unwrap_or_default();
+        let now = Mutex::new(Now { task, log, told, scrubbed, joined: 0, closed: false });
         let running = Arc::new(Running { request, until, now, changed: watch::Sender::new(0) });
         self.tasks.open().insert(id, Arc::clone(&running));
         let (coordinator, worked_on) = (Arc::clone(self), Arc::clone(&running));
-        let work = tokio::spawn(async move { coordinator.work_on(worked_on).await });
+        let work = tokio::spawn(async move { drop(coordinator.work_on(worked_on).await) });
         let mut workers = self.tasks.workers.lock().unwrap_or_else(PoisonError::into_inner);
         workers.retain(|worker| !worker.is_finished());
         workers.push(work);
@@ -332,8 +350,8 @@ impl Coordinator {
         workers.drain(..).for_each(|worker| worker.abort());
     }
 
-    /// Works on a task until it has ended.
-    async fn work_on(self: Arc<Self>, running: Arc<Running>) {
+    /// Works on a task until it has ended; gives how.
+    async fn work_on(&self, running: Arc<Running>) -> (Task, TaskOutcome) {
         let handle = Handle(Some(Arc::clone(&running)));
         let (state, outcome) = loop {
             let mut changed = running.changed.subscribe();
@@ -370,17 +388,17 @@ impl Coordinator {
                 Ok(outcome) => break (TaskState::Done, outcome),
                 // A person decides who is in charge; then it goes on.
                 Err(error) if error.code == Code::ReadOnly => {
-                    handle.say(&self, error.message);
+                    handle.say(self, error.message);
                     handle.rest_until(self.seam.monotonic() + RETRY).await;
                 }
                 Err(error) => {
-                    handle.say(&self, error.message.clone());
+                    handle.say(self, error.message.clone());
                     break (TaskState::Failed, TaskOutcome { error: Some(error), ..TaskOutcome::default() });
                 }
             }
         };
         if state == TaskState::Cancelled {
-            handle.say(&self, "cancelled");
+            handle.say(self, "cancelled");
         }
         if let TaskRequest::Drain { node } = &running.request
             && state != TaskState::Done
@@ -389,12 +407,15 @@ impl Coordinator {
         {
             tracing::warn!(%error, "opening a node again");
         }
-        let ended = self.seam.now();
-        running.change(|now| (now.task.state, now.task.ended) = (state, Some(ended)));
-        self.save(&running, Some(&outcome)).await;
-        self.tasks.end(running.look(|now| now.task.id), outcome);
-        // Whoever waits sees that it is over.
-        running.change(|_| ());
+        let mut task = running.look(|now| now.task.clone());
+        (task.state, task.ended) = (state, Some(self.seam.now()));
+        self.save(&running, Some((&task, &outcome))).await;
+        if task.id != 0 {
+            self.tasks.end(task.id, outcome.clone());
+        }
+        // Whoever waits sees that it is over, once the outcome can be read.
+        running.change(|now| now.task = task.clone());
+        (task, outcome)
     }
 
     async fn work(&self, request: &TaskRequest, handle: &Handle) -> ApiResult<TaskOutcome> {
@@ -418,9 +439,15 @@ impl Coordinator {
         }
     }
 
-    /// Writes down how a task stands.
-    async fn save(&self, running: &Running, outcome: Option<&TaskOutcome>) {
+    /// Writes down how a task stands; not of work that is none yet.
+    async fn save(&self, running: &Running, ended: Option<(&Task, &TaskOutcome)>) {
         let (mut task, log, told) = running.look(|now| (now.task.clone(), now.log.clone(), now.told));
+        if let Some((ended, _)) = ended {
+            task.clone_from(ended);
+        }
+        if task.id == 0 {
+            return;
+        }
         // What it was told counts after a crash too, though a step was under way.
         task.state = match told {
             Some(Steer::Pause) if !task.state.has_ended() => TaskState::Paused,
@@ -429,36 +456,10 @@ impl Coordinator {
         };
         let so_far = running.look(|now| now.scrubbed.clone());
         let so_far = TaskOutcome { scrub: Some(so_far).filter(|nodes| !nodes.is_empty()), ..TaskOutcome::default() };
+        let outcome = ended.map(|(_, outcome)| outcome);
         let kept = outcome.or_else(|| so_far.scrub.is_some().then_some(&so_far)).map(|outcome| outcome.clone().kept());
         if let Err(error) = self.write(move |c| tasks::save(c, &task, &log, kept.as_deref())).await {
             tracing::warn!(%error, "writing down a task");
-        }
-    }
-
-    /// Takes down what a check found and did that nobody asked for, among those that somebody did.
-    pub(super) async fn note_check(&self, report: HealthReport) {
-        let now = self.seam.now();
-        let text = said(&report);
-        let mut task = Task {
-            id: 0,
-            kind: TaskKind::Health,
-            state: TaskState::Done,
-            owner: "coordinator".to_owned(),
-            node: None,
-            done: report.repaired,
-            total: Some(report.actions_total),
-            message: text.clone(),
-            created: now,
-            ended: Some(now),
-        };
-        let outcome = TaskOutcome { health: Some(report), ..TaskOutcome::default() }.kept();
-        let request = TaskRequest::Health { now: false, read: false, time_limit: None, no_wait: false };
-        let noted = self.write(move |c| {
-            task.id = tasks::create(c, &task, &request)?;
-            tasks::save(c, &task, &[TaskLine { at: now, text }], Some(&outcome))
-        });
-        if let Err(error) = noted.await {
-            tracing::warn!(%error, "writing down a check");
         }
     }
 
@@ -534,6 +535,37 @@ impl Coordinator {
         // A step may take longer; then it is said how it stands until then.
         drop(tokio::time::timeout(MAX_WAIT, settling).await);
         Ok(running.look(|now| now.task.clone()))
+    }
+}
+
+fn add_pass(all: &mut Vec<NodeScrubbed>, pass: Vec<NodeScrubbed>) {
+    for node in pass {
+        match all.iter_mut().find(|before| before.node == node.node) {
+            None => all.push(node),
+            Some(before) => {
+                before.packs += node.packs;
+                before.bytes += node.bytes;
+                before.bad += node.bad;
+                before.unprotected += node.unprotected;
+                before.left = node.left;
+            }
+        }
+    }
+}
+
+/// A task that begins now.
+fn new_task(owner: &str, request: &TaskRequest, now: Timestamp) -> Task {
+    Task {
+        id: 0,
+        kind: request.kind(),
+        state: TaskState::Running,
+        owner: owner.to_owned(),
+        node: None,
+        done: 0,
+        total: None,
+        message: String::new(),
+        created: now,
+        ended: None,
     }
 }
 

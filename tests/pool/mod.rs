@@ -31,3 +31,4 @@ mod spread;
 mod straggling;
 mod streaming;
 mod tasks;
+mod unasked;

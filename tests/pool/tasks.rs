@@ -13,16 +13,16 @@ fn drain(node: &str) -> TaskRequest {
     TaskRequest::Drain { node: node.to_owned() }
 }
 
-fn health() -> TaskRequest {
+pub(super) fn health() -> TaskRequest {
     TaskRequest::Health { now: false, read: false, time_limit: None, no_wait: false }
 }
 
-async fn start(pool: &Pool, request: &TaskRequest) -> Task {
+pub(super) async fn start(pool: &Pool, request: &TaskRequest) -> Task {
     pool.admin.session.task_start(request).await.unwrap()
 }
 
 /// Waits for a task's end.
-async fn ended(pool: &Pool, id: u64) -> TaskReport {
+pub(super) async fn ended(pool: &Pool, id: u64) -> TaskReport {
     loop {
         let report = pool.admin.session.task(id, 20, u64::MAX).await.unwrap();
         if report.task.state.has_ended() {
@@ -192,7 +192,7 @@ async fn a_drain_that_is_cancelled_opens_the_node_again() {
 }
 
 /// A pool with much to repair, slowly.
-async fn slowly_mended() -> Pool {
+pub(super) async fn slowly_mended() -> Pool {
     let mut setup = Setup::builtin(4);
     setup.policy.repair_rate = 1 << 20;
     let pool = Pool::new(setup).await;
@@ -334,31 +334,4 @@ async fn what_is_lost_with_a_node_is_said_first() {
         let path = format!("bn:/{file}");
         assert_eq!(pool.admin.try_get(&path).await.is_err(), named.contains(&path), "{path}");
     }
-}
-
-/// What the coordinator mends by itself is told afterwards, like what somebody asked for; that all is as it was is no news.
-#[tokio::test(start_paused = true)]
-async fn checks_that_nobody_asked_for_are_told_too() {
-    let pool = Pool::new(Setup::builtin(4)).await;
-    pool.admin.put("bn:/a", &bytes(1, 3 * MIB)).await;
-    pool.nodes[0].memory.wipe();
-    let told = async {
-        loop {
-            tokio::time::advance(Duration::from_secs(1)).await;
-            let tasks = pool.admin.session.tasks().await.unwrap();
-            if tasks.first().is_some_and(|task| task.message.starts_with("healthy; ")) {
-                return tasks;
-            }
-        }
-    };
-    let tasks = tokio::select! {
-        biased;
-        () = pool.coordinator.keep_in_repair() => unreachable!("it goes on for ever"),
-        tasks = told => tasks,
-    };
-    // Time that passes while it is at work may cut the first one short.
-    assert!(tasks.iter().any(|task| task.done > 0), "{tasks:?}");
-    assert!(tasks.iter().all(|task| task.owner == "coordinator" && task.state == TaskState::Done), "{tasks:?}");
-    let report = pool.admin.session.task(tasks[0].id, 0, 0).await.unwrap().health.unwrap();
-    assert_eq!((report.verdict, report.repaired), (Verdict::Healthy, tasks[0].done));
 }

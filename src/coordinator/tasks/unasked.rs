@@ -1,0 +1,153 @@
+//! What the coordinator does without being asked: repair and scrub. What of it takes time is a task like any other, which
+//! people see, pause and cancel.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::{Handle, Now, Running, TaskOutcome, new_task, said};
+use crate::admin::{HealthReport, Task, TaskKind, TaskLine, TaskRequest, TaskState};
+use crate::api::ApiResult;
+use crate::catalog::tasks;
+use crate::coordinator::Coordinator;
+
+/// Who is said to have asked for it.
+const OWNER: &str = "coordinator";
+/// All nodes are asked about all copies, though nothing seems to be missing, but in a large pool only after so many times
+/// what the last such check took, unless nodes came or went:
+const REST: u32 = 200;
+/// then after this time at the latest.
+const LONGEST_REST: Duration = Duration::from_secs(6 * 3600);
+/// How long the background waits at least between two repairs.
+const PAUSE: Duration = Duration::from_secs(10);
+/// Between two looks whether copies are to be read,
+const SCRUB_PAUSE: Duration = Duration::from_secs(60);
+/// and after copies could not be read, or somebody did not want it.
+const SCRUB_REST: Duration = Duration::from_secs(600);
+/// A check as the background makes it.
+const CHECK: TaskRequest = TaskRequest::Health { now: false, read: false, time_limit: None, no_wait: false };
+
+impl Coordinator {
+    /// Keeps the pool in repair, for as long as it is polled: at once when something is known to be short, and now and then
+    /// because nobody may have noticed. A check costs what the pool is large, so a large one rests longer. While a repair
+    /// of its own is paused, there is none.
+    pub async fn keep_in_repair(&self) {
+        let (mut answering, mut rested, mut verdict) = (None, self.seam.monotonic(), None);
+        loop {
+            let wanted =
+                tokio::time::timeout(self.about(self.policy.check), self.repair_wanted.notified()).await.is_ok();
+            let now = self.answering();
+            let due = wanted || self.seam.monotonic() >= rested || answering.as_ref() != Some(&now);
+            if !due || self.may_change().is_err() || self.is_under_way(TaskKind::Health) {
+                continue;
+            }
+            let began = self.seam.monotonic();
+            let (task, outcome) = self.work_on(self.unasked(CHECK)).await;
+            let pause = if task.state == TaskState::Cancelled { self.about(self.policy.check) } else { PAUSE };
+            match outcome.health {
+                Some(report) => {
+                    tracing::info!(repaired = report.repaired, remaining = report.remaining, "repair");
+                    // What is as it was before is no news.
+                    if task.id == 0 && verdict != Some(report.verdict) {
+                        self.note_check(report.clone()).await;
+                    }
+                    verdict = Some(report.verdict);
+                    let ended = self.seam.monotonic();
+                    rested = ended + ((ended - began) * REST).min(LONGEST_REST);
+                    // Else what could not be mended is tried again soon.
+                    answering = (report.remaining == 0).then_some(now);
+                }
+                None => {
+                    tracing::warn!(error = ?outcome.error, "repair");
+                    answering = None;
+                }
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Reads and hashes what is due, for as long as it is polled. While a scrub of its own is paused, there is none.
+    pub async fn keep_scrubbing(self: &Arc<Self>) {
+        let mut pause = SCRUB_PAUSE;
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = SCRUB_PAUSE;
+            if self.may_change().is_err() || self.is_under_way(TaskKind::Scrub) {
+                continue;
+            }
+            match self.scrub_due().await {
+                Ok(Some(task)) if task.state == TaskState::Done && task.done > 0 => {}
+                Ok(None) => {}
+                Ok(Some(_)) => pause = SCRUB_REST,
+                Err(error) => {
+                    tracing::warn!(%error, "scrub");
+                    pause = SCRUB_REST;
+                }
+            }
+        }
+    }
+
+    /// Reads what is due, as a task; nothing where nothing is. Of those that found nothing, only the last is remembered.
+    async fn scrub_due(self: &Arc<Self>) -> ApiResult<Option<Task>> {
+        if !self.is_scrub_due().await? {
+            return Ok(None);
+        }
+        let running = self.unasked(TaskRequest::Scrub { all: false });
+        self.list(&Handle(Some(Arc::clone(&running)))).await?;
+        let (task, outcome) = self.work_on(running).await;
+        let nothing =
+            |nodes: Vec<_>| nodes.iter().all(|node: &crate::admin::NodeScrubbed| node.bad + node.unprotected == 0);
+        if task.state == TaskState::Done && outcome.scrub.is_none_or(nothing) {
+            let before = self.tasks.last_scrub.swap(task.id, Ordering::Relaxed);
+            self.write(move |c| tasks::forget(c, before)).await?;
+        }
+        Ok(Some(task))
+    }
+
+    /// Whether work of this kind that nobody asked for is a task already: one that is paused, or that a start took up.
+    fn is_under_way(&self, kind: TaskKind) -> bool {
+        let own = |now: &Now| now.task.kind == kind && now.task.owner == OWNER;
+        self.tasks.open().values().any(|running| running.look(own))
+    }
+
+    /// Work that nobody asked for, and that is no task yet.
+    fn unasked(&self, request: TaskRequest) -> Arc<Running> {
+        let task = new_task(OWNER, &request, self.seam.now());
+        let now = Now { task, log: Vec::new(), told: None, scrubbed: Vec::new(), joined: 0, closed: false };
+        Arc::new(Running { request, until: None, now: Mutex::new(now), changed: watch::Sender::new(0) })
+    }
+
+    /// Makes work that turns out to take time a task, if it is none.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub(in crate::coordinator) async fn list(&self, handle: &Handle) -> ApiResult<()> {
+        let Some(running) = &handle.0 else { return Ok(()) };
+        let (task, request) = (running.look(|now| now.task.clone()), running.request.clone());
+        if task.id == 0 {
+            let id = self.write(move |c| tasks::create(c, &task, &request)).await?;
+            running.change(|now| now.task.id = id);
+            self.tasks.open().insert(id, Arc::clone(running));
+        }
+        Ok(())
+    }
+
+    /// Takes down what a check found that nobody asked for, among those that somebody did.
+    async fn note_check(&self, report: HealthReport) {
+        let now = self.seam.now();
+        let text = said(&report);
+        let mut task = new_task(OWNER, &CHECK, now);
+        (task.state, task.message, task.ended) = (TaskState::Done, text.clone(), Some(now));
+        (task.done, task.total) = (report.repaired, Some(report.actions_total));
+        let outcome = TaskOutcome { health: Some(report), ..TaskOutcome::default() }.kept();
+        let noted = self.write(move |c| {
+            task.id = tasks::create(c, &task, &CHECK)?;
+            tasks::save(c, &task, &[TaskLine { at: now, text }], Some(&outcome))
+        });
+        if let Err(error) = noted.await {
+            tracing::warn!(%error, "writing down a check");
+        }
+    }
+}
