@@ -147,6 +147,13 @@ fn open(disk: Arc<dyn Disk>, options: NodeOptions, limits: NodeLimits) -> anyhow
     let (store, report) = Store::open(Arc::clone(&disk), bounds).context("cannot open the node's store")?;
     let identity = Identity::open(disk, &seam, reset).context("cannot open the node's identity")?;
     tracing::info!(id = %identity.id(), packs = report.packs, "node opened");
+    if report.unreadable > 0 {
+        let packs = report.unreadable;
+        tracing::error!(
+            packs,
+            "the disk cannot read the beginning of some packs: copies elsewhere stand in, replace the disk"
+        );
+    }
     if report.set_aside > 0 {
         tracing::warn!(files = report.set_aside, "foreign or damaged files were set aside, under aside/");
     }

@@ -128,7 +128,7 @@ pub(super) async fn refs_local(State(face): State<SharedFace>, request: Request)
                     tracing::error!("{error}");
                     continue;
                 }
-                Err(error) if is_of_a_sector(&error) => {
+                Err(error) if error.is_of_a_sector() => {
                     tracing::error!("pack {root}: {error}");
                     unread = Some(error);
                     continue;
@@ -146,12 +146,6 @@ pub(super) async fn refs_local(State(face): State<SharedFace>, request: Request)
         }
         unread.filter(|_| read == 0).map_or(Ok(()), Err)
     })))
-}
-
-/// Whether the disk could not read what it has, which says nothing of the rest.
-fn is_of_a_sector(error: &StoreError) -> bool {
-    let unreadable = rustix::io::Errno::IO.raw_os_error();
-    matches!(error, StoreError::Io { source, .. } if source.raw_os_error() == Some(unreadable))
 }
 
 pub(super) async fn repo_stat(State(face): State<SharedFace>, request: Request) -> Result<Response<Body>, Refusal> {

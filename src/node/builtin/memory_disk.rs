@@ -32,6 +32,7 @@ struct Tree {
     changes: u64,
     stop_at: Option<u64>,
     unreadable: bool,
+    bad: BTreeSet<PathBuf>,
 }
 
 impl MemoryDisk {
@@ -46,6 +47,7 @@ impl MemoryDisk {
             changes: 0,
             stop_at: None,
             unreadable: false,
+            bad: BTreeSet::new(),
         })))
     }
 
@@ -68,6 +70,13 @@ impl MemoryDisk {
     /// Says whether every opening and reading of a file fails.
     pub fn set_unreadable(&self, unreadable: bool) {
         self.tree().unreadable = unreadable;
+    }
+
+    /// Says whether a file is on a bad sector: it is there, and opening it fails as reading would.
+    pub fn set_bad(&self, path: &Path, bad: bool) {
+        let mut tree = self.tree();
+        // It may be so already.
+        let _ = if bad { tree.bad.insert(path.to_owned()) } else { tree.bad.remove(path) };
     }
 
     /// Loses everything that was not synced, and works again. Open files no longer belong to it.
@@ -148,7 +157,12 @@ impl Disk for MemoryDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let content = Arc::clone(self.readable()?.names.get(path).ok_or_else(absent)?);
+        let tree = self.readable()?;
+        if tree.bad.contains(path) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        let content = Arc::clone(tree.names.get(path).ok_or_else(absent)?);
+        drop(tree);
         Ok(Box::new(MemoryFile { disk: self.clone(), content }))
     }
 

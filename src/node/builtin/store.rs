@@ -52,7 +52,15 @@ pub enum StoreError {
     Refused(&'static str),
 }
 
+/// `EIO`, the same on Linux, macOS and the BSDs.
+const UNREADABLE: i32 = 5;
+
 impl StoreError {
+    /// Whether the disk could not read what it has, which says nothing of the rest of it.
+    pub fn is_of_a_sector(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.raw_os_error() == Some(UNREADABLE))
+    }
+
     pub(super) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { doing, source }
     }
@@ -78,6 +86,8 @@ impl Default for StoreLimits {
 pub struct OpenReport {
     /// Packs that it holds.
     pub packs: u64,
+    /// Packs among them whose header the disk cannot read now, though it reads others.
+    pub unreadable: u64,
     /// Foreign or damaged files that were set aside in this start, under `aside/`.
     pub set_aside: u64,
     /// Unfinished writes that were removed.
@@ -128,10 +138,11 @@ impl State {
 
 impl Store {
     /// Opens the store on a disk: removes unfinished writes, reads the header of every pack, and sets aside (never
-    /// deletes) whatever has not a pack's name, place, length or root.
+    /// deletes) whatever has not a pack's name, place, length or root. A pack whose header is on a bad sector stays where it
+    /// is, and what is there is not given out.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// When the disk fails, or can read no pack's header at all.
     pub fn open(disk: Arc<dyn Disk>, limits: StoreLimits) -> Result<(Self, OpenReport), StoreError> {
         let store = Self {
             disk,
@@ -426,6 +437,7 @@ impl Store {
     }
 
     fn find_packs(&self, report: &mut OpenReport) -> Result<(), StoreError> {
+        let mut unreadable = Vec::new();
         for byte in 0..=u8::MAX {
             let dir = pack_dir(byte);
             let entries = self.disk.list(&dir).map_err(StoreError::io("listing packs"))?;
@@ -440,12 +452,27 @@ impl Store {
                         self.state().insert(root, bytes);
                         report.packs += 1;
                     }
-                    Some((_, Err(LayoutError::Io(error)))) => return Err(StoreError::io("reading a pack")(error)),
+                    Some((root, Err(LayoutError::Io(error)))) => {
+                        let error = StoreError::io("reading a pack")(error);
+                        if !error.is_of_a_sector() {
+                            return Err(error);
+                        }
+                        unreadable.push((root, error));
+                    }
                     Some((_, Err(LayoutError::Damaged(_)))) | None => {
                         self.set_aside(&path, report).map_err(StoreError::io("setting a damaged file aside"))?;
                     }
                 }
             }
+        }
+        for (root, error) in unreadable {
+            if report.packs == report.unreadable {
+                return Err(error);
+            }
+            let bytes = self.disk.open(&pack_path(&root)).and_then(|file| file.size_bytes());
+            self.state().insert(root, bytes.unwrap_or(0));
+            report.packs += 1;
+            report.unreadable += 1;
         }
         Ok(())
     }

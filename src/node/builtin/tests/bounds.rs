@@ -119,6 +119,34 @@ fn a_disk_that_cannot_be_read_makes_nothing_corrupt_or_absent() {
     assert_held(&open(&disk).0, &pack);
 }
 
+/// One bad sector is not the disk: a node starts with the packs that it can read, and keeps the other where it is. A disk
+/// that gives no pack at all is no store that was emptied.
+#[test]
+fn a_bad_sector_costs_the_pack_that_it_is_in() {
+    let disk = MemoryDisk::new(100 * GIB);
+    let (store, _) = open(&disk);
+    let packs = [pack(1), small_pack(2), small_pack(3)];
+    packs.iter().for_each(|pack| drop(write(&store, pack).unwrap()));
+    let used = store.usage().unwrap().used_bytes;
+    let bad = packs[0].root();
+    disk.set_bad(&pack_path(&bad), true);
+    let (store, report) = open(&disk);
+    assert_eq!((report.packs, report.unreadable, report.set_aside), (3, 1, 0));
+    assert!(store.header(bad).unwrap_err().is_of_a_sector());
+    packs[1..].iter().for_each(|pack| assert_held(&store, pack));
+    disk.set_bad(&pack_path(&bad), false);
+    assert_held(&store, &packs[0]);
+    assert_held(&open(&disk).0, &packs[0]);
+    assert_eq!(open(&disk).0.usage().unwrap().used_bytes, used);
+    packs.iter().for_each(|pack| disk.set_bad(&pack_path(&pack.root()), true));
+    let opened = Store::open(Arc::new(disk.clone()), StoreLimits::default());
+    assert!(opened.unwrap_err().is_of_a_sector());
+    disk.set_bad(&pack_path(&bad), false);
+    let (store, _) = open(&disk);
+    store.drop_pack(packs[1].root()).unwrap();
+    assert!(!store.holds(&packs[1].root()) && disk.get(&pack_path(&packs[1].root())).is_none());
+}
+
 #[test]
 fn a_chunk_is_found_in_the_pack_that_has_it_and_measured_without_being_read() {
     let (store, _) = open(&MemoryDisk::new(100 * GIB));
