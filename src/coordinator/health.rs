@@ -408,18 +408,24 @@ impl Coordinator {
 /// What becomes of what a silent node has, which may be given up for lost.
 fn told(member: &Member, files: u64, grace: Duration, lost: bool) -> Option<String> {
     let (failing, name) = (member.seen(grace).failing?, &member.row.name);
-    let minutes = |time: Duration| {
-        SignedDuration::from_mins(i64::try_from(time.as_secs().div_ceil(60).max(1)).unwrap_or(i64::MAX))
-    };
     Some(match grace.checked_sub(failing).filter(|left| !lost && !left.is_zero()) {
         Some(left) => format!(
             "{name} has not answered for {:#}: its copies, of {} in all, are waited for {:#} more",
-            minutes(failing),
+            rough(failing),
             if files == 1 { "1 file".to_owned() } else { format!("{files} files") },
-            minutes(left),
+            rough(left),
         ),
-        None => format!("{name} has not answered for {:#}: its copies are made anew elsewhere", minutes(failing)),
+        None => format!("{name} has not answered for {:#}: its copies are made anew elsewhere", rough(failing)),
     })
+}
+
+/// In whole minutes, where it is some; else in seconds, at least one.
+fn rough(time: Duration) -> SignedDuration {
+    let seconds = match time.as_secs_f64().round() as i64 {
+        seconds @ ..90 => seconds.max(1),
+        seconds => (seconds + 30) / 60 * 60,
+    };
+    SignedDuration::from_secs(seconds)
 }
 
 impl Diagnosis {
@@ -498,5 +504,17 @@ impl Diagnosis {
                 read_only.chain(self.notices.iter().cloned()).collect()
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_long_a_node_is_away_is_told_roughly() {
+        let told = |seconds: f64| format!("{:#}", rough(Duration::from_secs_f64(seconds)));
+        assert_eq!([0.1, 2.4, 89.4, 90.0, 150.0].map(told), ["1s", "2s", "1m 29s", "2m", "3m"]);
+        assert_eq!([3_600.0, 14_370.0, 1e6].map(told), ["1h", "4h", "277h 47m"]);
     }
 }
