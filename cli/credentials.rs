@@ -96,6 +96,14 @@ impl Credentials {
         self.tokens.insert(url.to_owned(), token);
     }
 
+    /// Keeps what is known of a coordinator that is at another address from now on.
+    pub fn moved(&mut self, from: &str, to: &str) {
+        if let Some(token) = self.tokens.remove(from) {
+            self.tokens.insert(to.to_owned(), token);
+        }
+        self.profiles.values_mut().filter(|url| *url == from).for_each(|url| to.clone_into(url));
+    }
+
     /// Forgets a token.
     pub fn sign_out(&mut self, url: &str) {
         self.tokens.remove(url);

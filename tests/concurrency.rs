@@ -81,6 +81,8 @@ fn a_put_follows_its_coordinator_and_gives_its_token_to_nobody_else() {
     let ran = put.end();
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert!(user.ok(&["cat", "bn:/streamed"]).stdout == content);
+    let credentials = String::from_utf8(user.read("../state/bytenode/credentials.toml")).unwrap();
+    assert!(!credentials.contains(&coordinator.url), "a token is kept for where it was");
     let asked = stranger.accept().unwrap_err();
     assert_eq!(asked.kind(), ErrorKind::WouldBlock, "somebody asked who is no coordinator of this pool");
 }

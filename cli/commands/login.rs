@@ -53,6 +53,10 @@ pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
         ctx.check_ours(&url)?;
     }
     let given = read_token(ctx, args.with_token, &url)?;
+    // It may have ended while the token was typed.
+    if args.url.is_none() {
+        ctx.check_ours(&url)?;
+    }
     let session = session::connect(&url, given.expose())?;
     let me = session.whoami().await?;
     // A token of its own, so that logging out revokes nothing that others may need, the first admin's least of all.

@@ -156,6 +156,10 @@ async fn coordinator(ctx: &Ctx, ground: &Ground, state: &mut State) -> Outcome<(
     }
     let launched = ground.coordinator(state.coordinator.as_ref().map(|process| process.url.as_str())).await?;
     let process = launched.process.clone();
+    if let Some(before) = state.coordinator.as_ref().filter(|before| before.url != process.url) {
+        // Who listens where it was must not be given the token, also by a command that asks before this one has ended.
+        Credentials::update(&ctx.profile.dirs.state, |credentials| credentials.moved(&before.url, &process.url))?;
+    }
     state.coordinator = Some(process.clone());
     state.save(&ctx.profile)?;
     launched.release("coordinator")?;

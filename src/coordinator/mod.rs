@@ -48,7 +48,6 @@ use clock::Clock;
 use keys::{KeyError, Keys, NodeSecret};
 use leases::{Building, Leases, Reads};
 use registry::{Member, Registry};
-pub use scrub::Scrubbed;
 pub use session::LocalSession;
 pub use sweep::Until;
 

@@ -22,7 +22,7 @@ use super::health::{Check, Diagnosis, MAX_REPORTED};
 use super::judge::Depth;
 use super::registry::{Member, Turn, View};
 use super::tasks::Handle;
-use crate::admin::{HealthReport, HealthRequest, NodeState};
+use crate::admin::{Finding, HealthReport, HealthRequest, NodeState};
 use crate::api::{ApiError, ApiResult, Code};
 use crate::catalog::chunks;
 use crate::catalog::packs::{self, NewPack, PackState};
@@ -118,6 +118,24 @@ struct Taken<'a> {
     source: i64,
 }
 
+/// The report on a repair that was begun anew: what was found and done in both.
+fn after(mut first: HealthReport, mut second: HealthReport) -> HealthReport {
+    let named = |finding: &Finding| (finding.kind, finding.chunk, finding.node.clone());
+    let known: HashSet<_> = first.findings.iter().map(named).collect();
+    second.findings.retain(|finding| !known.contains(&named(finding)));
+    second.findings_total = first.findings_total + second.findings.len() as u64;
+    second.actions_total += first.repaired;
+    second.repaired += first.repaired;
+    first.findings.append(&mut second.findings);
+    first.actions.append(&mut second.actions);
+    second.notices.retain(|notice| !first.notices.contains(notice));
+    first.notices.append(&mut second.notices);
+    first.findings.truncate(MAX_REPORTED);
+    first.actions.truncate(MAX_REPORTED);
+    first.notices.truncate(MAX_NOTICES);
+    HealthReport { findings: first.findings, actions: first.actions, notices: first.notices, ..second }
+}
+
 impl Coordinator {
     /// Checks, and unless dry, repairs and asks again. One repair at a time; another waits for it.
     pub(super) async fn health(&self, request: &HealthRequest) -> ApiResult<HealthReport> {
@@ -149,12 +167,24 @@ impl Coordinator {
         Ok(self.mend_alone(check, &alone).await?.0)
     }
 
-    /// The same for whoever keeps others from it; says when the nodes were asked last.
+    /// The same for whoever keeps others from it; says when the nodes were asked last. Whoever joins it after that is to be
+    /// told of what is so then: it begins anew.
     pub(super) async fn mend_alone(
         &self,
-        mut check: Check,
+        check: Check,
         _alone: &tokio::sync::MutexGuard<'_, ()>,
     ) -> ApiResult<(HealthReport, Timestamp)> {
+        let (mut report, mut began, mut joined) = self.mend_once(check.clone()).await?;
+        while !check.task.closes(joined) {
+            let second;
+            (second, began, joined) = self.mend_once(check.clone()).await?;
+            report = after(report, second);
+        }
+        Ok((report, began))
+    }
+
+    /// Says also how often the task had been joined when the nodes were asked last.
+    async fn mend_once(&self, mut check: Check) -> ApiResult<(HealthReport, Timestamp, u64)> {
         self.may_change()?;
         check.task.check()?;
         let mut joined = check.task.joined();
@@ -165,40 +195,34 @@ impl Coordinator {
             self.list(&check.task).await?;
         }
         if !check.quiet {
-            check.task.total(report.actions_total);
+            check.task.remaining(report.actions_total);
         }
         let mut done = Vec::new();
         for round in 1.. {
             let planned = found.batch.total();
-            let mut is_last = planned == 0;
-            if !is_last {
-                let more = found.batch.has_more();
-                let work = self.execute(&mut found, &check).await?;
-                check.task.check()?;
-                report.repaired += work.done;
-                report.notices.extend(work.notices);
-                let room = MAX_REPORTED.saturating_sub(done.len());
-                done.extend(work.shown.iter().take(room).map(|act| act.show(&view)));
-                let learned = work.failed.iter().any(|failed| !check.failed.contains(failed));
-                check.failed.extend(work.failed);
-                joined = check.task.joined();
-                found = self.look(&check).await?.0;
-                let shrinks = found.batch.total() < planned;
-                is_last = check.task.is_over()
-                    || (work.done == 0 && !learned && !work.stale)
-                    || (round >= ROUNDS && (work.done == 0 || !more || !shrinks));
-            }
-            if is_last && check.task.closes(joined) {
+            if planned == 0 {
                 break;
             }
-            // Whoever joined since the last look is to be told of what is so now.
-            if is_last {
-                joined = check.task.joined();
-                found = self.look(&check).await?.0;
+            let more = found.batch.has_more();
+            let work = self.execute(&mut found, &check).await?;
+            check.task.check()?;
+            report.repaired += work.done;
+            report.notices.extend(work.notices);
+            let room = MAX_REPORTED.saturating_sub(done.len());
+            done.extend(work.shown.iter().take(room).map(|act| act.show(&view)));
+            let learned = work.failed.iter().any(|failed| !check.failed.contains(failed));
+            check.failed.extend(work.failed);
+            joined = check.task.joined();
+            found = self.look(&check).await?.0;
+            if check.task.is_over() {
+                report.notices.push("the time limit was reached: the rest waits for the next repair".to_owned());
+                break;
             }
-        }
-        if check.task.is_over() && found.batch.total() > 0 {
-            report.notices.push("the time limit was reached: the rest waits for the next repair".to_owned());
+            let shrinks = found.batch.total() < planned;
+            if (work.done == 0 && !learned && !work.stale) || (round >= ROUNDS && (work.done == 0 || !more || !shrinks))
+            {
+                break;
+            }
         }
         // What this left with some node as a whole is for the next check, which somebody should make.
         if report.repaired > 0 && found.unspread {
@@ -212,7 +236,7 @@ impl Coordinator {
         report.remaining = last.remaining;
         report.oldest_verified = last.oldest_verified;
         (report.oldest_read, report.unread_packs) = (last.oldest_read, last.unread_packs);
-        Ok((report, found.began))
+        Ok((report, found.began, joined))
     }
 
     /// Checks, and writes down what it saw; unless that shows that another coordinator is in charge.
@@ -220,6 +244,7 @@ impl Coordinator {
         let (found, view) = self.diagnose(check).await?;
         self.may_change()?;
         self.keep(&found).await?;
+        check.task.check()?;
         Ok((found, view))
     }
 

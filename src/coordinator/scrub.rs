@@ -29,26 +29,6 @@ const READ: Duration = Duration::from_secs(60);
 /// Packs running for which a node does not answer, after which its pass ends.
 const PATIENCE: u32 = 3;
 
-/// What a scrub read, and what it found; as in [`NodeScrubbed`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Scrubbed {
-    /// Packs that were read whole.
-    pub packs: u64,
-    /// Bytes that were read.
-    pub bytes: u64,
-    /// Copies that are missing or wrong, and were not known to be.
-    pub bad: u64,
-    /// Packs that their node does not protect any more.
-    pub unprotected: u64,
-}
-
-impl Scrubbed {
-    fn of(self, node: String, left: u64) -> NodeScrubbed {
-        let Self { packs, bytes, bad, unprotected } = self;
-        NodeScrubbed { node, packs, bytes, bad, unprotected, left }
-    }
-}
-
 /// How one pack was found.
 enum Found {
     /// So many of its copies are missing or wrong, and were not known to be; the others were read and are right.
@@ -61,28 +41,6 @@ enum Found {
 }
 
 impl Coordinator {
-    /// Reads and hashes copies that are due, of all nodes side by side, each as fast as the policy lets it, for at most ten
-    /// minutes. Those never read whole since they came are due an hour after that, the youngest first; the others once they
-    /// were not read for a period.
-    ///
-    /// # Errors
-    /// When the catalog fails, or nothing may be changed.
-    pub async fn scrub(&self) -> ApiResult<Scrubbed> {
-        self.may_change()?;
-        let mut all = Scrubbed::default();
-        let members = self.nodes.all();
-        let (due, until) = (self.due(), Instant::now() + PASS);
-        let task = Handle::default();
-        for found in join_all(members.iter().map(|member| self.scrub_node(member, &due, Some(until), &task))).await {
-            let found = found?;
-            all.packs += found.packs;
-            all.bytes += found.bytes;
-            all.bad += found.bad;
-            all.unprotected += found.unprotected;
-        }
-        Ok(all)
-    }
-
     fn due(&self) -> Due {
         Due { issued_before: self.ago(SETTLED), read_before: self.ago(self.policy.scrub), read_after: self.to_come() }
     }
@@ -111,14 +69,13 @@ impl Coordinator {
             Some(since) => Due { issued_before: since, read_before: since, ..self.due() },
             None => self.due(),
         };
-        let members = self.nodes.all();
         let left = |member: &Arc<Member>| {
             let (node, due) = (member.row.row, due());
             self.read(move |c| scrub::weigh(c, node, &due))
         };
         let mut nodes = Vec::new();
         if dry_run {
-            for member in &members {
+            for member in &self.nodes.all() {
                 let (packs, bytes) = left(member).await?;
                 let node = member.row.name.clone();
                 nodes.push(NodeScrubbed { node, packs, bytes, bad: 0, unprotected: 0, left: 0 });
@@ -127,16 +84,17 @@ impl Coordinator {
         }
         self.may_change()?;
         loop {
-            let mut total = 0;
+            // Others may have come, and be elsewhere.
+            let (members, mut total) = (self.nodes.all(), 0);
             for member in &members {
                 total += left(member).await?.0;
             }
             task.remaining(total);
             let (due, until) = (due(), Instant::now() + PASS);
-            let scrubs = members.iter().map(|member| self.scrub_node(member, &due, Some(until), task));
+            let scrubs = members.iter().map(|member| self.scrub_node(member, &due, until, task));
             let mut pass = Vec::new();
             for (member, found) in members.iter().zip(join_all(scrubs).await) {
-                pass.push(found?.of(member.row.name.clone(), left(member).await?.0));
+                pass.push(NodeScrubbed { left: left(member).await?.0, ..found? });
             }
             let is_idle = pass.iter().all(|node| node.packs == 0);
             task.scrubbed(&mut nodes, pass);
@@ -148,17 +106,12 @@ impl Coordinator {
     }
 
     /// One pass over what is due on a node when it begins, up to a time.
-    async fn scrub_node(
-        &self,
-        member: &Member,
-        due: &Due,
-        until: Option<Instant>,
-        task: &Handle,
-    ) -> ApiResult<Scrubbed> {
-        let (mut all, mut cursor, mut failures) = (Scrubbed::default(), Cursor::default(), 0);
+    async fn scrub_node(&self, member: &Member, due: &Due, until: Instant, task: &Handle) -> ApiResult<NodeScrubbed> {
+        let (mut cursor, mut failures) = (Cursor::default(), 0);
+        let node = member.row.name.clone();
+        let mut all = NodeScrubbed { node, packs: 0, bytes: 0, bad: 0, unprotected: 0, left: 0 };
         let began = Instant::now();
-        let over = || until.is_some_and(|until| Instant::now() >= until);
-        while !over() && !task.is_over() && failures < PATIENCE && self.may_drop(member) {
+        while Instant::now() < until && !task.is_over() && failures < PATIENCE && self.may_drop(member) {
             // Else what was read after the first minute would seem to be of a time to come.
             let (node, due) = (member.row.row, Due { read_after: self.to_come(), ..*due });
             let found = self

@@ -48,8 +48,8 @@ pub(super) struct Tasks {
     open: Mutex<BTreeMap<u64, Arc<Running>>>,
     ended: Mutex<VecDeque<(u64, TaskOutcome)>>,
     workers: Mutex<Vec<tokio::task::JoinHandle<()>>>,
-    /// The last scrub that nobody asked for and that found nothing; 0 for none since the start.
-    last_scrub: AtomicU64,
+    /// The last check and the last scrub that nobody asked for and that are no news; 0 for none since the start.
+    no_news: [AtomicU64; 2],
 }
 
 /// What a task ended with, as the catalog keeps it.
@@ -243,9 +243,9 @@ impl Tasks {
         self.open().get(&id).cloned()
     }
 
-    fn end(&self, id: u64, outcome: TaskOutcome) {
+    fn end(&self, id: u64, outcome: Option<TaskOutcome>) {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.push_back((id, outcome));
+        ended.extend(outcome.map(|outcome| (id, outcome)));
         if ended.len() > WHOLE {
             ended.pop_front();
         }
@@ -410,9 +410,9 @@ impl Coordinator {
         let mut task = running.look(|now| now.task.clone());
         (task.state, task.ended) = (state, Some(self.seam.now()));
         self.save(&running, Some((&task, &outcome))).await;
-        if task.id != 0 {
-            self.tasks.end(task.id, outcome.clone());
-        }
+        // Of what nobody asked for, what the catalog keeps is enough.
+        let is_asked_for = task.owner != unasked::OWNER || running.look(|now| now.joined > 0);
+        self.tasks.end(task.id, is_asked_for.then(|| outcome.clone()));
         // Whoever waits sees that it is over, once the outcome can be read.
         running.change(|now| now.task = task.clone());
         (task, outcome)

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use bytenode::admin::{Admin, HealthRequest, NodeScrubbed, Verdict};
 use bytenode::api::Code;
-use bytenode::coordinator::Scrubbed;
 use bytenode::node::NodeFailure;
 use bytenode::node::call::Call;
 use bytenode::node::fault::{Fault, When};
@@ -17,9 +16,24 @@ const MONTH: Duration = Duration::from_secs(31 * 24 * 3600);
 const SEALED_MIB: u64 = MIB as u64 + 16;
 const BAD: &str = "SELECT count(*) FROM replica WHERE bad_at IS NOT NULL";
 
+/// What a scrub read of all nodes, and what it found.
+#[derive(Debug, Default, PartialEq)]
+struct Scrubbed {
+    packs: u64,
+    bytes: u64,
+    bad: u64,
+    unprotected: u64,
+}
+
 async fn scrub(pool: &Pool) -> Scrubbed {
-    pool.coordinator.ask_nodes().await;
-    pool.coordinator.scrub().await.unwrap()
+    let nodes = pool.admin.session.scrub(false, false).await.unwrap();
+    let sum = |what: fn(&NodeScrubbed) -> u64| nodes.iter().map(what).sum();
+    Scrubbed {
+        packs: sum(|node| node.packs),
+        bytes: sum(|node| node.bytes),
+        bad: sum(|node| node.bad),
+        unprotected: sum(|node| node.unprotected),
+    }
 }
 
 /// A put reads one chunk of each pack that it sent to a Kubo: the others are read soon after. A built-in node hashed all.

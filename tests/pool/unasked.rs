@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytenode::admin::{Admin, HealthRequest, Steer, Task, TaskKind, TaskRequest, TaskState, Verdict};
+use bytenode::node::NodeFailure;
 use bytenode::node::call::Call;
 use bytenode::node::fault::{Fault, When};
 use tokio::task::JoinHandle;
@@ -124,9 +125,12 @@ async fn a_repair_that_is_cancelled_is_not_begun_again_at_once() {
 #[tokio::test(start_paused = true)]
 async fn its_scrub_is_a_task() {
     let mut setup = Setup::kubo(3);
-    setup.policy.scrub_rate = 1 << 18;
+    // Slowly enough for several passes.
+    setup.policy.scrub_rate = 1 << 15;
     let pool = Pool::new(setup).await;
-    pool.admin.put("bn:/a", &bytes(1, 30 * MIB)).await;
+    for file in 0..6 {
+        pool.admin.put(&format!("bn:/{file}"), &bytes(file, 5 * MIB)).await;
+    }
     tokio::time::advance(HOUR * 2).await;
     let background = scrubbing(&pool);
     let begun = |tasks: &[Task]| is(tasks.first(), TaskKind::Scrub, TaskState::Running) && tasks[0].total.is_some();
@@ -143,13 +147,16 @@ async fn its_scrub_is_a_task() {
         (first.task.done, first.task.message.as_str()),
         (packs, format!("{packs} packs read, 0 copies missing or wrong").as_str())
     );
-    let chunk = pool.admin.chunks("bn:/a").await[3].cid;
-    for listed in [1, 2] {
+    let chunk = pool.admin.chunks("bn:/3").await[3].cid;
+    // The first was asked for by somebody, too; the last finds something.
+    for (listed, corrupt) in [(2, false), (2, false), (3, true)] {
+        if corrupt {
+            pool.nodes[0].memory.corrupt(&chunk);
+        }
         tokio::time::advance(HOUR * 24 * 31).await;
         let latest = pool.admin.session.tasks().await.unwrap()[0].id;
         let done = |tasks: &[Task]| is(tasks.first(), TaskKind::Scrub, TaskState::Done) && tasks[0].id > latest;
         tasks_until(&pool, |tasks| done(tasks) && tasks.len() == listed).await;
-        pool.nodes[0].memory.corrupt(&chunk);
     }
     background.abort();
 }
@@ -167,7 +174,40 @@ async fn whoever_joins_a_check_is_told_of_what_is_so_then() {
     let second = start(&pool, &health()).await;
     assert_eq!(first.id, second.id);
     let report = ended(&pool, second.id).await.health.unwrap();
-    assert!(report.repaired > 0 && report.verdict == Verdict::Healthy, "{report:?}");
+    assert_eq!((report.repaired, report.verdict), (report.actions_total, Verdict::Healthy));
+    assert!(report.repaired > 0 && report.findings_total > 0 && !report.actions.is_empty(), "{report:?}");
     let dry = HealthRequest { dry_run: true, ..HealthRequest::default() };
     assert_eq!(pool.check(dry).await.findings_total, 0);
+}
+
+/// Who pauses a repair while it asks the nodes once more finds it paused, and not done.
+#[tokio::test(start_paused = true)]
+async fn a_repair_is_paused_while_it_asks_again() {
+    let pool = Pool::new(Setup::builtin(4)).await;
+    pool.admin.put("bn:/a", &bytes(1, 3 * MIB)).await;
+    pool.nodes[0].memory.wipe();
+    pool.nodes[3].fault.order(Call::ListPacks, When::Nth(2), Fault::Delay(Duration::from_secs(20)));
+    let task = start(&pool, &health()).await;
+    tasks_until(&pool, |tasks| tasks[0].done > 0).await;
+    let paused = pool.admin.session.task_steer(task.id, Steer::Pause).await.unwrap();
+    assert!(!paused.state.has_ended(), "{paused:?}");
+    tasks_until(&pool, |tasks| tasks[0].state == TaskState::Paused).await;
+    pool.admin.session.task_steer(task.id, Steer::Resume).await.unwrap();
+    let report = ended(&pool, task.id).await;
+    assert_eq!((report.task.state, report.health.unwrap().verdict), (TaskState::Done, Verdict::Healthy));
+}
+
+/// A repair that fails again and again is remembered once, and does not crowd out what others asked for.
+#[tokio::test(start_paused = true)]
+async fn a_repair_that_cannot_be_is_no_news() {
+    let pool = Pool::new(Setup::builtin(3)).await;
+    pool.admin.put("bn:/a", &bytes(1, 3 * MIB)).await;
+    pool.nodes[0].memory.wipe();
+    pool.nodes[0].fault.order(Call::Write, When::Always, Fault::Fail(NodeFailure::Answer("no".into())));
+    let asked = start(&pool, &health()).await;
+    ended(&pool, asked.id).await;
+    let background = repairing(&pool);
+    let tasks = tasks_until(&pool, |tasks| tasks[0].id > 20 && tasks[0].state == TaskState::Done).await;
+    assert!(tasks.len() <= 4 && tasks.iter().any(|task| task.id == asked.id), "{tasks:?}");
+    background.abort();
 }

@@ -183,7 +183,7 @@ impl World {
                     match event {
                         Event::Sweep => {
                             session.coordinator().sweep(Until::Retention).await?;
-                            session.coordinator().scrub().await.map(drop)
+                            session.scrub(false, false).await.map(drop)
                         }
                         Event::Gc => session.gc(true, false).await.map(drop),
                         Event::Status => session.status().await.map(drop),

@@ -14,7 +14,7 @@ use crate::catalog::tasks;
 use crate::coordinator::Coordinator;
 
 /// Who is said to have asked for it.
-const OWNER: &str = "coordinator";
+pub(super) const OWNER: &str = "coordinator";
 /// All nodes are asked about all copies, though nothing seems to be missing, but in a large pool only after so many times
 /// what the last such check took, unless nodes came or went:
 const REST: u32 = 200;
@@ -44,24 +44,30 @@ impl Coordinator {
                 continue;
             }
             let began = self.seam.monotonic();
-            let (task, outcome) = self.work_on(self.unasked(CHECK)).await;
-            let pause = if task.state == TaskState::Cancelled { self.about(self.policy.check) } else { PAUSE };
-            match outcome.health {
-                Some(report) => {
-                    tracing::info!(repaired = report.repaired, remaining = report.remaining, "repair");
-                    // What is as it was before is no news.
-                    if task.id == 0 && verdict != Some(report.verdict) {
-                        self.note_check(report.clone()).await;
-                    }
-                    verdict = Some(report.verdict);
-                    let ended = self.seam.monotonic();
-                    rested = ended + ((ended - began) * REST).min(LONGEST_REST);
-                    // Else what could not be mended is tried again soon.
-                    answering = (report.remaining == 0).then_some(now);
+            let running = self.unasked(CHECK);
+            let (task, outcome) = self.work_on(Arc::clone(&running)).await;
+            let mut pause = PAUSE;
+            if let Some(report) = outcome.health {
+                tracing::info!(repaired = report.repaired, remaining = report.remaining, "repair");
+                // What is as it was before is no news.
+                let is_news = report.repaired > 0 || verdict != Some(report.verdict);
+                verdict = Some(report.verdict);
+                let ended = self.seam.monotonic();
+                // How long a repair took, and was paused, says nothing of the next check.
+                let took = if task.id == 0 { ended - began } else { Duration::ZERO };
+                rested = ended + (took * REST).min(LONGEST_REST);
+                // Else what could not be mended is tried again soon.
+                answering = (report.remaining == 0).then_some(now);
+                match (task.id, is_news) {
+                    (0, true) => self.note_check(report).await,
+                    (_, true) | (0, false) => {}
+                    (_, false) => self.forget_before(&running, 0).await,
                 }
-                None => {
-                    tracing::warn!(error = ?outcome.error, "repair");
-                    answering = None;
+            } else {
+                answering = None;
+                match task.state {
+                    TaskState::Cancelled => pause = self.about(self.policy.check),
+                    _ => tracing::warn!(error = ?outcome.error, "repair"),
                 }
             }
             tokio::time::sleep(pause).await;
@@ -96,14 +102,25 @@ impl Coordinator {
         }
         let running = self.unasked(TaskRequest::Scrub { all: false });
         self.list(&Handle(Some(Arc::clone(&running)))).await?;
-        let (task, outcome) = self.work_on(running).await;
+        let (task, outcome) = self.work_on(Arc::clone(&running)).await;
         let nothing =
             |nodes: Vec<_>| nodes.iter().all(|node: &crate::admin::NodeScrubbed| node.bad + node.unprotected == 0);
         if task.state == TaskState::Done && outcome.scrub.is_none_or(nothing) {
-            let before = self.tasks.last_scrub.swap(task.id, Ordering::Relaxed);
-            self.write(move |c| tasks::forget(c, before)).await?;
+            self.forget_before(&running, 1).await;
         }
         Ok(Some(task))
+    }
+
+    /// Forgets the task of that kind that was no news before this one, which is none either unless somebody joined it.
+    async fn forget_before(&self, running: &Running, kind: usize) {
+        let (id, joined) = running.look(|now| (now.task.id, now.joined));
+        if joined > 0 {
+            return;
+        }
+        let before = self.tasks.no_news[kind].swap(id, Ordering::Relaxed);
+        if let Err(error) = self.write(move |c| tasks::forget(c, before)).await {
+            tracing::warn!(%error, "forgetting a task");
+        }
     }
 
     /// Whether work of this kind that nobody asked for is a task already: one that is paused, or that a start took up.
