@@ -61,15 +61,9 @@ impl Ground {
         let mut arguments: Vec<OsString> =
             vec![role.into(), "--data".into(), data.into(), "--listen".into(), listen.to_string().into()];
         arguments.extend_from_slice(more);
-        let log = self.logs.join(format!("{name}.log"));
-        match launch(name, &arguments, &log, self.bond).await {
-            // Somebody else took the address in the moment since it was found free.
-            Err(_) if listen != ANY && !is_free(&listen) => {
-                arguments[LISTEN] = ANY.to_string().into();
-                launch(name, &arguments, &log, self.bond).await
-            }
-            other => other,
-        }
+        // Somebody else may take the address in the moment since it was found free.
+        arguments.push("--any-port".into());
+        launch(name, &arguments, &self.logs.join(format!("{name}.log")), self.bond).await
     }
 
     fn dir(&self, name: &str) -> Outcome<PathBuf> {
@@ -127,8 +121,6 @@ impl Ground {
     }
 }
 
-/// Where the address is in a daemon's arguments.
-const LISTEN: usize = 4;
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 fn address_of(url: &str) -> Option<SocketAddr> {

@@ -74,6 +74,9 @@ pub struct Tie {
     /// Stop when standard input ends
     #[arg(long)]
     pub stop_on_eof: bool,
+    /// Listen on any port where that one is taken
+    #[arg(long)]
+    pub any_port: bool,
 }
 
 /// Runs a daemon until it is told to stop.
@@ -110,7 +113,11 @@ async fn serve(role: Role, tie: Tie) -> Result<()> {
         Role::Coordinator(args) => args.listen,
         Role::Node(args) => args.listen,
     };
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    let mut listener = TcpListener::bind(listen).await;
+    if listener.is_err() && tie.any_port {
+        listener = TcpListener::bind((listen.ip(), 0)).await;
+    }
+    let listener = listener.with_context(|| format!("cannot listen on {listen}"))?;
     let address = listener.local_addr().context("the socket has no address")?;
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let told = stopped.clone();

@@ -1,14 +1,18 @@
 //! How the daemons start and stop, as `up` and `demo` rely on it, by the example of a built-in node.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// Starts a node on a port of its own choice; its address once it serves.
 fn start(data: &Path, more: &[&str]) -> (Child, String) {
+    start_at("127.0.0.1:0", data, more)
+}
+
+fn start_at(listen: &str, data: &Path, more: &[&str]) -> (Child, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_bytenode"))
-        .args(["internal-node", "--listen", "127.0.0.1:0", "--data"])
+        .args(["internal-node", "--listen", listen, "--data"])
         .arg(data)
         .args(more)
         .env_clear()
@@ -42,6 +46,20 @@ fn a_tied_daemon_ends_with_the_pipe_that_it_was_given() {
     drop(child.stdin.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(!serves(&url));
+}
+
+/// What `up` starts again finds its address taken in the last moment, perhaps; what people start is where they said.
+#[test]
+fn a_daemon_may_be_told_to_listen_elsewhere_where_the_address_is_taken() {
+    let home = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (mut child, url) = start_at(&address, home.path(), &["--stop-on-eof"]);
+    assert_eq!((url.as_str(), child.wait().unwrap().success()), ("", false));
+    let (mut child, url) = start_at(&address, home.path(), &["--stop-on-eof", "--any-port"]);
+    assert!(serves(&url) && !url.contains(&address), "{url:?}");
+    drop(child.stdin.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

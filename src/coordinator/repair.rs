@@ -22,7 +22,7 @@ use super::health::{Check, Diagnosis, MAX_REPORTED};
 use super::judge::Depth;
 use super::registry::{Member, Turn, View};
 use super::tasks::Handle;
-use crate::admin::{Finding, HealthReport, HealthRequest, NodeState};
+use crate::admin::{Finding, HealthReport, HealthRequest, NodeState, Verdict};
 use crate::api::{ApiError, ApiResult, Code};
 use crate::catalog::chunks;
 use crate::catalog::packs::{self, NewPack, PackState};
@@ -167,8 +167,8 @@ impl Coordinator {
         Ok(self.mend_alone(check, &alone).await?.0)
     }
 
-    /// The same for whoever keeps others from it; says when the nodes were asked last. Whoever joins it after that is to be
-    /// told of what is so then: it begins anew.
+    /// The same for whoever keeps others from it; says when the nodes were asked last. Whoever joins it is told of what is so
+    /// afterwards, and gets what a check of their own would do: unless all was well by then, it begins anew for them.
     pub(super) async fn mend_alone(
         &self,
         check: Check,
@@ -183,11 +183,12 @@ impl Coordinator {
         Ok((report, began))
     }
 
-    /// Says also how often the task had been joined when the nodes were asked last.
+    /// Says also how often the task had been joined by when what is told here is good enough for all who had.
     async fn mend_once(&self, mut check: Check) -> ApiResult<(HealthReport, Timestamp, u64)> {
         self.may_change()?;
         check.task.check()?;
-        let mut joined = check.task.joined();
+        let at_first = check.task.joined();
+        let mut joined = at_first;
         let (mut found, view) = self.look(&check).await?;
         check.looked = true;
         let mut report = found.report(&view);
@@ -236,6 +237,9 @@ impl Coordinator {
         report.remaining = last.remaining;
         report.oldest_verified = last.oldest_verified;
         (report.oldest_read, report.unread_packs) = (last.oldest_read, last.unread_packs);
+        // Something more may have been found meanwhile.
+        report.actions_total = report.actions_total.max(report.repaired);
+        let joined = if report.verdict == Verdict::Healthy && report.remaining == 0 { joined } else { at_first };
         Ok((report, found.began, joined))
     }
 

@@ -211,3 +211,24 @@ async fn a_repair_that_cannot_be_is_no_news() {
     assert!(tasks.len() <= 4 && tasks.iter().any(|task| task.id == asked.id), "{tasks:?}");
     background.abort();
 }
+
+/// Whoever joins a check that could not mend everything gets a check of their own.
+#[tokio::test(start_paused = true)]
+async fn whoever_joins_a_check_that_fails_gets_another() {
+    for joins in [false, true] {
+        let pool = Pool::new(Setup::builtin(3)).await;
+        pool.admin.put("bn:/a", &bytes(1, 3 * MIB)).await;
+        pool.nodes[0].memory.wipe();
+        pool.nodes[0].fault.order(Call::Write, When::Nth(1), Fault::Fail(NodeFailure::Answer("no".into())));
+        pool.nodes[2].fault.order(Call::ListPacks, When::Nth(1), Fault::Delay(Duration::from_secs(20)));
+        let task = start(&pool, &health()).await;
+        pass(Duration::from_secs(5)).await;
+        if joins {
+            assert_eq!(start(&pool, &health()).await.id, task.id);
+        }
+        let report = ended(&pool, task.id).await.health.unwrap();
+        let verdict = if joins { Verdict::Healthy } else { Verdict::Degraded };
+        assert_eq!((report.verdict, report.repaired), (verdict, if joins { 3 } else { 0 }), "{report:?}");
+        assert!(report.actions_total >= report.repaired && report.findings_total > 0, "{report:?}");
+    }
+}
