@@ -133,7 +133,8 @@ impl Node {
     }
 
     async fn read(&self, method: Method, cid: &str, grant: &str, range: Option<&str>) -> Answer {
-        let request = self.request(method, &format!("/ipfs/{cid}?format=raw"), Some(grant));
+        let more = if cid.contains('?') { "" } else { "?" };
+        let request = self.request(method, &format!("/ipfs/{cid}{more}format=raw"), Some(grant));
         let request = range.into_iter().fold(request, |request, range| request.header(RANGE, range));
         self.send(request.body(Full::default()).unwrap()).await
     }
@@ -388,6 +389,12 @@ async fn cut_and_flipped_packs_are_refused_and_corrupt_ones_not_served() {
         let answer = node.read(Method::GET, &cid, &node.grant(Verb::Read { root: pack.root() }), range).await;
         assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
         assert!(answer.text().contains("corrupt"), "{}", answer.text());
+    }
+    // Whoever asks for it proves the whole by itself; of a part nobody could.
+    let read = node.grant(Verb::Read { root: pack.root() });
+    for (range, status) in [(None, StatusCode::OK), (Some("bytes=0-9"), StatusCode::INTERNAL_SERVER_ERROR)] {
+        let answer = node.read(Method::GET, &format!("{cid}?unproved=true&"), &read, range).await;
+        assert_eq!(answer.status, status);
     }
     disk.take(100 * GIB);
     let full = node.write(&super::tests::pack(2)).await;

@@ -345,6 +345,10 @@ impl HttpNode {
         if self.kind == NodeKind::Builtin && grant.is_none() {
             path.push_str(&format!("&pack={}", at.pack));
         }
+        if self.kind == NodeKind::Builtin && range.is_none() {
+            // It is proved here.
+            path.push_str("&unproved=true");
+        }
         let authorization = match &self.credential {
             Credential::Kubo(_) => Authorization::default(),
             _ => self.authorization(grant)?,
@@ -359,7 +363,7 @@ impl HttpNode {
             return Err(NodeFailure::Absent(at.chunk.to_string()));
         }
         match answer.good().await {
-            // The built-in node hashes what it reads, and so does a Kubo with HashOnRead.
+            // The built-in node hashes what it gives a part of, and so does a Kubo with HashOnRead.
             Err(NodeFailure::Answer(text)) if text.contains("are corrupt") || text.contains("different hash") => {
                 Err(NodeFailure::Corrupt(at.chunk.to_string()))
             }
