@@ -69,10 +69,14 @@ pub struct Task {
     target: usize,
     method: Method,
     gateway: bool,
-    path: String,
+    /// With its query.
+    pub path: String,
     body: Bytes,
     expected: Option<u64>,
 }
+
+/// What is added to the path of a reading whose reader proves what it gets, so that a built-in node need not.
+pub const UNPROVED: &str = "&unproved=true";
 
 impl Task {
     /// A call without a body.
@@ -86,7 +90,7 @@ impl Task {
         Self { body, ..Self::post(target, path) }
     }
 
-    /// Reads a chunk of a pack. Kubo takes no notice of which pack it is.
+    /// Reads a chunk of a pack, which a built-in node proves. Kubo takes no notice of which pack it is.
     pub fn read(target: usize, pack: PackRoot, entry: &PackEntry) -> Self {
         let path = format!("/ipfs/{}?format=raw&pack={pack}", entry.chunk);
         Self { method: Method::GET, gateway: true, expected: Some(entry.bytes), ..Self::post(target, path) }
