@@ -96,12 +96,11 @@ impl Credentials {
         self.tokens.insert(url.to_owned(), token);
     }
 
-    /// Keeps what is known of a coordinator that is at another address from now on.
-    pub fn moved(&mut self, from: &str, to: &str) {
-        if let Some(token) = self.tokens.remove(from) {
-            self.tokens.insert(to.to_owned(), token);
-        }
-        self.profiles.values_mut().filter(|url| *url == from).for_each(|url| to.clone_into(url));
+    /// Forgets the token of a profile whose coordinator is at that address no more, and gives it; not one that another
+    /// profile has for that address by now.
+    pub fn leave(&mut self, profile: &str, url: &str) -> Option<Secret> {
+        let others = self.profiles.iter().any(|(name, at)| name != profile && at == url);
+        if others { None } else { self.tokens.remove(url) }
     }
 
     /// Forgets a token.
@@ -193,5 +192,17 @@ mod tests {
         fs::set_permissions(path(state.path()), fs::Permissions::from_mode(0o600)).unwrap();
         let damaged = Credentials::load(state.path()).unwrap_err();
         assert!(!format!("{damaged:?}").contains("bnt_secret"));
+    }
+
+    #[test]
+    fn who_leaves_an_address_takes_no_other_ones_token() {
+        let mut credentials = Credentials::default();
+        credentials.sign_in("a", URL, Secret::new("of a"));
+        assert_eq!(credentials.leave("a", URL).unwrap().expose(), "of a");
+        assert!(credentials.token(URL).is_none());
+        credentials.sign_in("b", URL, Secret::new("of b"));
+        assert!(credentials.leave("a", URL).is_none());
+        assert_eq!(credentials.token(URL).unwrap().expose(), "of b");
+        assert_eq!(credentials.profiles["b"], URL);
     }
 }

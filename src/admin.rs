@@ -373,7 +373,7 @@ pub struct HealthReport {
     pub actions: Vec<Action>,
     /// All findings.
     pub findings_total: u64,
-    /// All actions that were planned at first.
+    /// All actions that were planned at first; of a repair that found more to do meanwhile, those that it did.
     pub actions_total: u64,
     /// The verdict at the end, by asking the nodes.
     pub verdict: Verdict,

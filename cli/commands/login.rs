@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Read};
 
+use bytenode::api::Code;
 use serde::Serialize;
 
 use crate::args::{examples, exits};
@@ -46,16 +47,21 @@ struct SummaryRecord<'a> {
 /// Runs it.
 pub async fn run(ctx: &Ctx, args: &Args) -> Outcome<Exit> {
     let state = &ctx.profile.dirs.state;
-    let known = ctx.url(&Credentials::load(state)?);
-    let url = args.url.clone().or(known).unwrap_or_else(|| "http://127.0.0.1:7420".into());
+    let known = || Outcome::Ok(ctx.url(&Credentials::load(state)?));
+    let before = known()?;
+    let url = args.url.clone().or_else(|| before.clone()).unwrap_or_else(|| "http://127.0.0.1:7420".into());
     let url = normal_url(&url)?;
     if args.url.is_none() {
         ctx.check_ours(&url)?;
     }
     let given = read_token(ctx, args.with_token, &url)?;
-    // It may have ended while the token was typed.
+    // It may have ended while the token was typed, and be elsewhere.
     if args.url.is_none() {
         ctx.check_ours(&url)?;
+        if known()? != before {
+            return Err(Failure::new(Code::Changed, format!("the coordinator is no longer at {url}"))
+                .hint("run the same command again"));
+        }
     }
     let session = session::connect(&url, given.expose())?;
     let me = session.whoami().await?;

@@ -156,12 +156,19 @@ async fn coordinator(ctx: &Ctx, ground: &Ground, state: &mut State) -> Outcome<(
     }
     let launched = ground.coordinator(state.coordinator.as_ref().map(|process| process.url.as_str())).await?;
     let process = launched.process.clone();
+    let mut kept = None;
     if let Some(before) = state.coordinator.as_ref().filter(|before| before.url != process.url) {
         // Who listens where it was must not be given the token, also by a command that asks before this one has ended.
-        Credentials::update(&ctx.profile.dirs.state, |credentials| credentials.moved(&before.url, &process.url))?;
+        Credentials::update(&ctx.profile.dirs.state, |credentials| {
+            kept = credentials.leave(&ctx.profile.name, &before.url);
+        })?;
     }
     state.coordinator = Some(process.clone());
     state.save(&ctx.profile)?;
+    if let Some(token) = kept {
+        let at = &process.url;
+        Credentials::update(&ctx.profile.dirs.state, |credentials| credentials.sign_in(&ctx.profile.name, at, token))?;
+    }
     launched.release("coordinator")?;
     record(ctx, "coordinator", &process, true)?;
     let session = sign_in(ctx, ground, &process.url).await?;

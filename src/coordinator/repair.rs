@@ -118,14 +118,16 @@ struct Taken<'a> {
     source: i64,
 }
 
-/// The report on a repair that was begun anew: what was found and done in both.
+/// The report on a repair that was begun anew: what was found and done in both. Where more was found than is listed, nobody
+/// knows how much was found twice.
 fn after(mut first: HealthReport, mut second: HealthReport) -> HealthReport {
+    let listed = [&first, &second].map(|report| report.findings.len() as u64);
+    let (found, found_again) = (first.findings_total, second.findings_total);
     let named = |finding: &Finding| (finding.kind, finding.chunk, finding.node.clone());
     let known: HashSet<_> = first.findings.iter().map(named).collect();
     second.findings.retain(|finding| !known.contains(&named(finding)));
-    second.findings_total = first.findings_total + second.findings.len() as u64;
-    second.actions_total += first.repaired;
-    second.repaired += first.repaired;
+    let more = second.findings.len() as u64;
+    let findings_total = if listed == [found, found_again] { found + more } else { found.max(found_again) };
     first.findings.append(&mut second.findings);
     first.actions.append(&mut second.actions);
     second.notices.retain(|notice| !first.notices.contains(notice));
@@ -133,7 +135,15 @@ fn after(mut first: HealthReport, mut second: HealthReport) -> HealthReport {
     first.findings.truncate(MAX_REPORTED);
     first.actions.truncate(MAX_REPORTED);
     first.notices.truncate(MAX_NOTICES);
-    HealthReport { findings: first.findings, actions: first.actions, notices: first.notices, ..second }
+    HealthReport {
+        findings: first.findings,
+        findings_total,
+        actions: first.actions,
+        actions_total: first.repaired + second.actions_total,
+        repaired: first.repaired + second.repaired,
+        notices: first.notices,
+        ..second
+    }
 }
 
 impl Coordinator {
@@ -168,19 +178,18 @@ impl Coordinator {
     }
 
     /// The same for whoever keeps others from it; says when the nodes were asked last. Whoever joins it is told of what is so
-    /// afterwards, and gets what a check of their own would do: unless all was well by then, it begins anew for them.
+    /// afterwards, and gets what a check of their own would do: unless all was well by then, it begins anew for them, once.
     pub(super) async fn mend_alone(
         &self,
         check: Check,
         _alone: &tokio::sync::MutexGuard<'_, ()>,
     ) -> ApiResult<(HealthReport, Timestamp)> {
-        let (mut report, mut began, mut joined) = self.mend_once(check.clone()).await?;
-        while !check.task.closes(joined) {
-            let second;
-            (second, began, joined) = self.mend_once(check.clone()).await?;
-            report = after(report, second);
+        let (report, began, joined) = self.mend_once(check.clone()).await?;
+        if check.task.close(joined) || check.task.is_over() {
+            return Ok((report, began));
         }
-        Ok((report, began))
+        let (second, began, _) = self.mend_once(check).await?;
+        Ok((after(report, second), began))
     }
 
     /// Says also how often the task had been joined by when what is told here is good enough for all who had.
@@ -216,7 +225,8 @@ impl Coordinator {
             joined = check.task.joined();
             found = self.look(&check).await?.0;
             if check.task.is_over() {
-                report.notices.push("the time limit was reached: the rest waits for the next repair".to_owned());
+                let late = "the time limit was reached: the rest waits for the next repair";
+                report.notices.extend((found.batch.total() > 0).then(|| late.to_owned()));
                 break;
             }
             let shrinks = found.batch.total() < planned;

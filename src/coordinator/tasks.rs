@@ -5,8 +5,7 @@
 mod drain;
 mod unasked;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::AtomicU64;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -48,8 +47,8 @@ pub(super) struct Tasks {
     open: Mutex<BTreeMap<u64, Arc<Running>>>,
     ended: Mutex<VecDeque<(u64, TaskOutcome)>>,
     workers: Mutex<Vec<tokio::task::JoinHandle<()>>>,
-    /// The last check and the last scrub that nobody asked for and that are no news; 0 for none since the start.
-    no_news: [AtomicU64; 2],
+    /// Of each kind of work that nobody asked for, the last since the start that was no news.
+    no_news: Mutex<HashMap<TaskKind, u64>>,
 }
 
 /// What a task ended with, as the catalog keeps it.
@@ -147,11 +146,11 @@ impl Handle {
         self.0.as_ref().map_or(0, |running| running.look(|now| now.joined))
     }
 
-    /// Lets nobody join it any more, unless somebody did since it was joined so often; says which.
-    pub(super) fn closes(&self, joined: u64) -> bool {
+    /// Lets nobody join it any more; says whether nobody did since it was joined so often.
+    pub(super) fn close(&self, joined: u64) -> bool {
         let close = |now: &mut Now| {
-            now.closed = now.joined == joined;
-            now.closed
+            now.closed = true;
+            now.joined == joined
         };
         self.0.as_ref().is_none_or(|running| running.change(close))
     }

@@ -346,7 +346,7 @@ impl HttpNode {
             path.push_str(&format!("&pack={}", at.pack));
         }
         if self.kind == NodeKind::Builtin && range.is_none() {
-            // It is proved here.
+            // It is proved here, or by whoever asked for all of it as a range.
             path.push_str("&unproved=true");
         }
         let authorization = match &self.credential {

@@ -1,8 +1,7 @@
 //! What the coordinator does without being asked: repair and scrub. What of it takes time is a task like any other, which
 //! people see, pause and cancel.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -61,7 +60,7 @@ impl Coordinator {
                 match (task.id, is_news) {
                     (0, true) => self.note_check(report).await,
                     (_, true) | (0, false) => {}
-                    (_, false) => self.forget_before(&running, 0).await,
+                    (_, false) => self.forget_before(&running).await,
                 }
             } else {
                 answering = None;
@@ -106,19 +105,24 @@ impl Coordinator {
         let nothing =
             |nodes: Vec<_>| nodes.iter().all(|node: &crate::admin::NodeScrubbed| node.bad + node.unprotected == 0);
         if task.state == TaskState::Done && outcome.scrub.is_none_or(nothing) {
-            self.forget_before(&running, 1).await;
+            self.forget_before(&running).await;
         }
         Ok(Some(task))
     }
 
-    /// Forgets the task of that kind that was no news before this one, which is none either unless somebody joined it.
-    async fn forget_before(&self, running: &Running, kind: usize) {
-        let (id, joined) = running.look(|now| (now.task.id, now.joined));
+    /// Forgets the task of the same kind that was no news before this one, which is none either unless somebody joined it.
+    async fn forget_before(&self, running: &Running) {
+        let (task, joined) = running.look(|now| (now.task.clone(), now.joined));
         if joined > 0 {
             return;
         }
-        let before = self.tasks.no_news[kind].swap(id, Ordering::Relaxed);
-        if let Err(error) = self.write(move |c| tasks::forget(c, before)).await {
+        let before = {
+            let mut no_news = self.tasks.no_news.lock().unwrap_or_else(PoisonError::into_inner);
+            no_news.insert(task.kind, task.id)
+        };
+        if let Some(before) = before
+            && let Err(error) = self.write(move |c| tasks::forget(c, before)).await
+        {
             tracing::warn!(%error, "forgetting a task");
         }
     }

@@ -5,7 +5,7 @@
 //! - a pack is a file of its own, `packs/<first byte of the digest>/<root>.car`, and holds exactly the pack's CARv1
 //!   bytes; it appears under that name only after every block was hashed and the file synced, and is acknowledged only
 //!   after its directory was synced too (two syncs a pack);
-//! - bytes leave the store only after they were read and hashed;
+//! - bytes leave the store only after they were read and hashed, but for those that a reader asks for who proves them;
 //! - a pack is unlinked only when asked to, and its replacement was synced before;
 //! - memory holds a list of packs and a bounded cache of parsed headers; never a whole pack.
 //!

@@ -217,14 +217,16 @@ impl Store {
     /// # Errors
     /// When the disk fails.
     pub fn find(&self, digest: &[u8; 32]) -> Result<Option<PackRoot>, StoreError> {
+        let mut unread = None;
         for root in self.packs() {
             match self.layout(root) {
                 Ok(layout) if layout.find(digest).is_some() => return Ok(Some(root)),
                 Ok(_) | Err(StoreError::Absent(_) | StoreError::Corrupt(_)) => {}
+                Err(error) if error.is_of_a_sector() => unread = Some(error),
                 Err(error) => return Err(error),
             }
         }
-        Ok(None)
+        unread.map_or(Ok(None), Err)
     }
 
     /// Reads and hashes every block of a pack.

@@ -134,6 +134,10 @@ fn a_bad_sector_costs_the_pack_that_it_is_in() {
     assert_eq!((report.packs, report.unreadable, report.set_aside), (3, 1, 0));
     assert!(store.header(bad).unwrap_err().is_of_a_sector());
     packs[1..].iter().for_each(|pack| assert_held(&store, pack));
+    let found =
+        |pack: &Pack| pack.header().entries.iter().map(|entry| store.find(entry.chunk.digest())).collect::<Vec<_>>();
+    assert!(found(&packs[1]).into_iter().all(|found| found.unwrap().is_some_and(|root| root != bad)));
+    assert!(found(&packs[0]).into_iter().any(|found| found.is_err_and(|error| error.is_of_a_sector())));
     disk.set_bad(&pack_path(&bad), false);
     assert_held(&store, &packs[0]);
     assert_held(&open(&disk).0, &packs[0]);
