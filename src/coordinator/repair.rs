@@ -304,9 +304,11 @@ impl Coordinator {
         let mut spares = std::mem::take(&mut work.spares);
         spares.extend(drops.iter().filter_map(|act| Some((act.spare()?, act.chunk, act.entry))));
         let given_up = self.give_up(spares, found.began, check).await?;
+        let before = work.done;
         work.did(
             drops.into_iter().filter(|act| act.spare().is_some_and(|spare| given_up.contains(&(spare, act.chunk)))),
         );
+        task.did(work.done - before);
         Ok(work)
     }
 

@@ -20,6 +20,8 @@ use crate::ui::text::{age, count, escaped, local_time, plural};
 
 /// How long one question for a task waits.
 const WAIT: u64 = 10;
+/// The owner of what nobody asked for.
+const ITSELF: &str = "coordinator";
 /// How often a line is written where there is no terminal.
 const REPORT: Duration = Duration::from_secs(10);
 
@@ -269,7 +271,15 @@ fn progress(task: &Task) -> String {
 pub fn brief(task: &Task) -> String {
     let far = far(task);
     let far = if far.is_empty() { far } else { format!(", {far}") };
-    format!("task {}: {}, {}{far}", task.id, title(task), state(task.state))
+    let waits = match (task.state, task.owner.as_str()) {
+        // While its own is paused, it begins no other.
+        (TaskState::Paused, ITSELF) => {
+            format!("; the coordinator begins no other until: bytenode admin task resume {}", task.id)
+        }
+        (TaskState::Paused, _) => format!("; to go on: bytenode admin task resume {}", task.id),
+        _ => String::new(),
+    };
+    format!("task {}: {}, {}{far}{waits}", task.id, title(task), state(task.state))
 }
 
 fn title(task: &Task) -> String {
@@ -327,11 +337,42 @@ fn told(report: &TaskReport, now: Timestamp) -> String {
     if let Some(total) = task.total {
         text.push_str(&format!(", {} of {}", count(task.done.min(total)), plural(total, "step")));
     }
-    text.push_str(&format!("\nasked for by {} {}", escaped(&task.owner), age(task.created, now)));
+    let by = match task.owner.as_str() {
+        ITSELF => "begun by the coordinator itself".to_owned(),
+        owner => format!("asked for by {}", escaped(owner)),
+    };
+    text.push_str(&format!("\n{by} {}", age(task.created, now)));
     let zone = TimeZone::system();
     for line in &report.log {
         text.push_str(&format!("\n  {}  {}", local_time(line.at, &zone), escaped(&line.text)));
     }
     text.push('\n');
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_paused_task_says_what_waits_for_it() {
+        let mut task = Task {
+            id: 7,
+            kind: TaskKind::Health,
+            state: TaskState::Paused,
+            owner: ITSELF.to_owned(),
+            node: None,
+            done: 3,
+            total: Some(10),
+            message: String::new(),
+            created: Timestamp::UNIX_EPOCH,
+            ended: None,
+        };
+        let until = "until: bytenode admin task resume 7";
+        assert_eq!(brief(&task), format!("task 7: health, paused, 3/10; the coordinator begins no other {until}"));
+        task.owner = "anna".to_owned();
+        assert_eq!(brief(&task), "task 7: health, paused, 3/10; to go on: bytenode admin task resume 7");
+        task.state = TaskState::Running;
+        assert_eq!(brief(&task), "task 7: health, running, 3/10");
+    }
 }
