@@ -70,8 +70,7 @@ async fn bytes(
         let pack = find(store, pack, &digest)?;
         if unproved { store.read_unproved(pack, &digest) } else { store.read(pack, &digest) }
     });
-    let read = read.await;
-    Ok(read.map(|bytes| part(bytes, turn, headers)))
+    Ok(read.await.map(|bytes| part(bytes, turn, headers)))
 }
 
 fn find(store: &Store, pack: Option<PackRoot>, digest: &[u8; 32]) -> Result<PackRoot, StoreError> {

@@ -1,7 +1,8 @@
 //! A coordinator with a large catalog that nobody asks anything: what it uses.
 //!
 //! Its catalog is filled by hand, as the example `catalog` does it. The nodes do not hold what its rows say: they are asked
-//! for it only at the end, when it is seen what a check costs that finds everything gone. With copies that are really there, `catalog --stored` watches too.
+//! for it only at the end, when it is seen what a check costs that finds everything gone. With copies that are really there,
+//! `catalog --stored` watches too.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};

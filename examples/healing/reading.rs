@@ -11,7 +11,7 @@ use crate::figures::{MIB, Target, aimed, part, told};
 use crate::pool::Pool;
 use crate::usage::{self, Taken};
 use crate::wiped::usage_told;
-use crate::wire::{self, Task, UNPROVED};
+use crate::wire::{self, Task};
 use crate::{Args, say};
 
 /// Chunks that are read at once.
@@ -30,11 +30,7 @@ pub async fn measure(pool: &Pool, args: &Args) -> Result<()> {
             let begun = Instant::now();
             wire::run(&targets, reads, at_once).await?;
             best = best.min(begun.elapsed().as_secs_f64());
-            let reads = all.iter().map(|copy| {
-                let mut task = Task::read(copy.node, copy.root, &copy.entry);
-                task.path.push_str(UNPROVED);
-                task
-            });
+            let reads = all.iter().map(|copy| Task::read(copy.node, copy.root, &copy.entry).unproved());
             let begun = Instant::now();
             wire::run(&targets, reads.collect(), at_once).await?;
             bound = bound.min(begun.elapsed().as_secs_f64());

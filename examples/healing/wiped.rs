@@ -16,7 +16,7 @@ use crate::copies::{self, Copy, all, bytes, lose, packs};
 use crate::figures::{GIB, MIB, Target, aimed, part, told};
 use crate::pool::{Kind, Pool};
 use crate::usage::{self, Taken};
-use crate::wire::{self, Task, UNPROVED, Wire, Work};
+use crate::wire::{self, Task, Wire, Work};
 use crate::{Args, say};
 
 /// The node that loses its packs.
@@ -111,9 +111,7 @@ impl Work for CopyPack {
         let mut chunks = Vec::with_capacity(self.from.len());
         for Copy { node, root, entry } in &self.from {
             let mut chunk = BytesMut::with_capacity(usize::try_from(entry.bytes)?);
-            let mut read = Task::read(*node, *root, entry);
-            read.path.push_str(UNPROVED);
-            wire.send(&read, |piece| chunk.extend_from_slice(piece)).await?;
+            wire.send(&Task::read(*node, *root, entry).unproved(), |piece| chunk.extend_from_slice(piece)).await?;
             chunks.push(chunk.freeze());
         }
         let pack = Pack::new(self.header.clone(), chunks);

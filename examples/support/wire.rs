@@ -69,14 +69,10 @@ pub struct Task {
     target: usize,
     method: Method,
     gateway: bool,
-    /// With its query.
-    pub path: String,
+    path: String,
     body: Bytes,
     expected: Option<u64>,
 }
-
-/// What is added to the path of a reading whose reader proves what it gets, so that a built-in node need not.
-pub const UNPROVED: &str = "&unproved=true";
 
 impl Task {
     /// A call without a body.
@@ -94,6 +90,12 @@ impl Task {
     pub fn read(target: usize, pack: PackRoot, entry: &PackEntry) -> Self {
         let path = format!("/ipfs/{}?format=raw&pack={pack}", entry.chunk);
         Self { method: Method::GET, gateway: true, expected: Some(entry.bytes), ..Self::post(target, path) }
+    }
+
+    /// The same reading, of which a built-in node need not prove what it gives.
+    pub fn unproved(mut self) -> Self {
+        self.path.push_str("&unproved=true");
+        self
     }
 
     /// Drops a pack; Kubo only unpins it.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::pool::{Kind, Pool};
 use crate::random::Generator;
 use crate::usage::{cpu, settle};
-use crate::wire::{self, Targets, Task, UNPROVED};
+use crate::wire::{self, Targets, Task};
 
 /// Requests under way at once.
 const AT_ONCE: [usize; 5] = [1, 2, 4, 8, 16];
@@ -122,9 +122,7 @@ impl Probe {
         for (index, pack) in packs.iter().enumerate() {
             for (at, entry) in pack.header().entries.iter().enumerate() {
                 let target = self.holders(index, shape.copies).nth(at % shape.copies).context("a copy")?;
-                let mut task = Task::read(target, pack.root(), entry);
-                task.path.push_str(UNPROVED);
-                tasks.push(task);
+                tasks.push(Task::read(target, pack.root(), entry).unproved());
             }
         }
         self.run(tasks, at_once, packs).await

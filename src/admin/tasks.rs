@@ -127,6 +127,11 @@ pub struct Task {
     pub ended: Option<Timestamp>,
 }
 
+impl Task {
+    /// The owner of what the coordinator does without being asked.
+    pub const ITSELF: &str = "coordinator";
+}
+
 /// Something that a task said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "daemon", derive(utoipa::ToSchema))]

@@ -45,7 +45,7 @@ const MAX_WAIT: Duration = Duration::from_secs(20);
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
     open: Mutex<BTreeMap<u64, Arc<Running>>>,
-    ended: Mutex<VecDeque<(u64, TaskOutcome)>>,
+    ended: Mutex<VecDeque<(u64, Arc<TaskOutcome>)>>,
     workers: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     /// Of each kind of work that nobody asked for, the last since the start that was no news.
     no_news: Mutex<HashMap<TaskKind, u64>>,
@@ -99,6 +99,24 @@ struct Now {
 pub(super) struct Handle(Option<Arc<Running>>);
 
 impl Running {
+    /// Work as the catalog has it, not under way yet.
+    fn new(TaskRow { task, request, log, outcome }: TaskRow) -> Arc<Self> {
+        let before: TaskOutcome = outcome.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        let limit = match &request {
+            TaskRequest::Health { time_limit, .. } => *time_limit,
+            TaskRequest::Scrub { .. } | TaskRequest::Drain { .. } => None,
+        };
+        let until = limit.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
+        let told = match task.state {
+            TaskState::Paused => Some(Steer::Pause),
+            TaskState::Cancelled => Some(Steer::Cancel),
+            TaskState::Running | TaskState::Done | TaskState::Failed => None,
+        };
+        let scrubbed = before.scrub.unwrap_or_default();
+        let now = Mutex::new(Now { task, log, told, scrubbed, joined: 0, closed: false });
+        Arc::new(Self { request, until, now, changed: watch::Sender::new(0) })
+    }
+
     fn change<T>(&self, how: impl FnOnce(&mut Now) -> T) -> T {
         let result = how(&mut self.now.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.send_modify(|count| *count += 1);
@@ -233,16 +251,19 @@ impl Tasks {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn any(&self, which: impl Fn(&Task) -> bool) -> bool {
+        self.open().values().any(|running| running.look(|now| which(&now.task)))
+    }
+
     fn is_repairing(&self) -> bool {
-        let at_it = |now: &Now| now.task.kind == TaskKind::Health && now.task.state == TaskState::Running;
-        self.open().values().any(|running| running.look(at_it))
+        self.any(|task| task.kind == TaskKind::Health && task.state == TaskState::Running)
     }
 
     fn find(&self, id: u64) -> Option<Arc<Running>> {
         self.open().get(&id).cloned()
     }
 
-    fn end(&self, id: u64, outcome: Option<TaskOutcome>) {
+    fn end(&self, id: u64, outcome: Option<Arc<TaskOutcome>>) {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         ended.extend(outcome.map(|outcome| (id, outcome)));
         if ended.len() > WHOLE {
@@ -254,7 +275,7 @@ impl Tasks {
 
     fn outcome(&self, id: u64) -> Option<TaskOutcome> {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.iter().find(|(task, _)| *task == id).map(|(_, outcome)| outcome.clone())
+        ended.iter().find(|(task, _)| *task == id).map(|(_, outcome)| TaskOutcome::clone(outcome))
     }
 }
 
@@ -317,22 +338,7 @@ impl Coordinator {
     }
 
     fn begin(self: &Arc<Self>, row: TaskRow) -> Arc<Running> {
-        let TaskRow { task, request, log, outcome } = row;
-        let before: TaskOutcome = outcome.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-        let limit = match &request {
-            TaskRequest::Health { time_limit, .. } => *time_limit,
-            TaskRequest::Scrub { .. } | TaskRequest::Drain { .. } => None,
-        };
-        let until = limit.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
-        let told = match task.state {
-            TaskState::Paused => Some(Steer::Pause),
-            TaskState::Cancelled => Some(Steer::Cancel),
-            TaskState::Running | TaskState::Done | TaskState::Failed => None,
-        };
-        let id = task.id;
-        let scrubbed = before.scrub.unwrap_or_default();
-        let now = Mutex::new(Now { task, log, told, scrubbed, joined: 0, closed: false });
-        let running = Arc::new(Running { request, until, now, changed: watch::Sender::new(0) });
+        let (id, running) = (row.task.id, Running::new(row));
         self.tasks.open().insert(id, Arc::clone(&running));
         let (coordinator, worked_on) = (Arc::clone(self), Arc::clone(&running));
         let work = tokio::spawn(async move { drop(coordinator.work_on(worked_on).await) });
@@ -350,7 +356,7 @@ impl Coordinator {
     }
 
     /// Works on a task until it has ended; gives how.
-    async fn work_on(&self, running: Arc<Running>) -> (Task, TaskOutcome) {
+    async fn work_on(&self, running: Arc<Running>) -> (Task, Arc<TaskOutcome>) {
         let handle = Handle(Some(Arc::clone(&running)));
         let (state, outcome) = loop {
             let mut changed = running.changed.subscribe();
@@ -408,10 +414,11 @@ impl Coordinator {
         }
         let mut task = running.look(|now| now.task.clone());
         (task.state, task.ended) = (state, Some(self.seam.now()));
+        let outcome = Arc::new(outcome);
         self.save(&running, Some((&task, &outcome))).await;
         // Of what nobody asked for, what the catalog keeps is enough.
-        let is_asked_for = task.owner != unasked::OWNER || running.look(|now| now.joined > 0);
-        self.tasks.end(task.id, is_asked_for.then(|| outcome.clone()));
+        let is_asked_for = task.owner != Task::ITSELF || running.look(|now| now.joined > 0);
+        self.tasks.end(task.id, is_asked_for.then(|| Arc::clone(&outcome)));
         // Whoever waits sees that it is over, once the outcome can be read.
         running.change(|now| now.task = task.clone());
         (task, outcome)

@@ -20,8 +20,6 @@ use crate::ui::text::{age, count, escaped, local_time, plural};
 
 /// How long one question for a task waits.
 const WAIT: u64 = 10;
-/// The owner of what nobody asked for.
-const ITSELF: &str = "coordinator";
 /// How often a line is written where there is no terminal.
 const REPORT: Duration = Duration::from_secs(10);
 
@@ -273,7 +271,7 @@ pub fn brief(task: &Task) -> String {
     let far = if far.is_empty() { far } else { format!(", {far}") };
     let waits = match (task.state, task.owner.as_str()) {
         // While its own is paused, it begins no other.
-        (TaskState::Paused, ITSELF) => {
+        (TaskState::Paused, Task::ITSELF) => {
             format!("; the coordinator begins no other until: bytenode admin task resume {}", task.id)
         }
         (TaskState::Paused, _) => format!("; to go on: bytenode admin task resume {}", task.id),
@@ -338,7 +336,7 @@ fn told(report: &TaskReport, now: Timestamp) -> String {
         text.push_str(&format!(", {} of {}", count(task.done.min(total)), plural(total, "step")));
     }
     let by = match task.owner.as_str() {
-        ITSELF => "begun by the coordinator itself".to_owned(),
+        Task::ITSELF => "begun by the coordinator itself".to_owned(),
         owner => format!("asked for by {}", escaped(owner)),
     };
     text.push_str(&format!("\n{by} {}", age(task.created, now)));
@@ -360,7 +358,7 @@ mod tests {
             id: 7,
             kind: TaskKind::Health,
             state: TaskState::Paused,
-            owner: ITSELF.to_owned(),
+            owner: Task::ITSELF.to_owned(),
             node: None,
             done: 3,
             total: Some(10),

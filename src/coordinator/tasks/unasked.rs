@@ -1,19 +1,15 @@
 //! What the coordinator does without being asked: repair and scrub. What of it takes time is a task like any other, which
 //! people see, pause and cancel.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
-
-use super::{Handle, Now, Running, TaskOutcome, new_task, said};
-use crate::admin::{HealthReport, Task, TaskKind, TaskLine, TaskRequest, TaskState};
+use super::{Handle, Running, TaskOutcome, new_task};
+use crate::admin::{Task, TaskKind, TaskRequest, TaskState};
 use crate::api::ApiResult;
-use crate::catalog::tasks;
+use crate::catalog::tasks::{self, TaskRow};
 use crate::coordinator::Coordinator;
 
-/// Who is said to have asked for it.
-pub(super) const OWNER: &str = "coordinator";
 /// All nodes are asked about all copies, though nothing seems to be missing, but in a large pool only after so many times
 /// what the last such check took, unless nodes came or went:
 const REST: u32 = 200;
@@ -46,7 +42,7 @@ impl Coordinator {
             let running = self.unasked(CHECK);
             let (task, outcome) = self.work_on(Arc::clone(&running)).await;
             let mut pause = PAUSE;
-            if let Some(report) = outcome.health {
+            if let Some(report) = &outcome.health {
                 tracing::info!(repaired = report.repaired, remaining = report.remaining, "repair");
                 // What is as it was before is no news.
                 let is_news = report.repaired > 0 || verdict != Some(report.verdict);
@@ -58,7 +54,7 @@ impl Coordinator {
                 // Else what could not be mended is tried again soon.
                 answering = (report.remaining == 0).then_some(now);
                 match (task.id, is_news) {
-                    (0, true) => self.note_check(report).await,
+                    (0, true) => self.note_check(&running, task, &outcome).await,
                     (_, true) | (0, false) => {}
                     (_, false) => self.forget_before(&running).await,
                 }
@@ -74,7 +70,7 @@ impl Coordinator {
     }
 
     /// Reads and hashes what is due, for as long as it is polled. While a scrub of its own is paused, there is none.
-    pub async fn keep_scrubbing(self: &Arc<Self>) {
+    pub async fn keep_scrubbing(&self) {
         let mut pause = SCRUB_PAUSE;
         loop {
             tokio::time::sleep(pause).await;
@@ -95,16 +91,15 @@ impl Coordinator {
     }
 
     /// Reads what is due, as a task; nothing where nothing is. Of those that found nothing, only the last is remembered.
-    async fn scrub_due(self: &Arc<Self>) -> ApiResult<Option<Task>> {
+    async fn scrub_due(&self) -> ApiResult<Option<Task>> {
         if !self.is_scrub_due().await? {
             return Ok(None);
         }
         let running = self.unasked(TaskRequest::Scrub { all: false });
         self.list(&Handle(Some(Arc::clone(&running)))).await?;
         let (task, outcome) = self.work_on(Arc::clone(&running)).await;
-        let nothing =
-            |nodes: Vec<_>| nodes.iter().all(|node: &crate::admin::NodeScrubbed| node.bad + node.unprotected == 0);
-        if task.state == TaskState::Done && outcome.scrub.is_none_or(nothing) {
+        let found = outcome.scrub.iter().flatten().any(|node| node.bad + node.unprotected > 0);
+        if task.state == TaskState::Done && !found {
             self.forget_before(&running).await;
         }
         Ok(Some(task))
@@ -129,15 +124,13 @@ impl Coordinator {
 
     /// Whether work of this kind that nobody asked for is a task already: one that is paused, or that a start took up.
     fn is_under_way(&self, kind: TaskKind) -> bool {
-        let own = |now: &Now| now.task.kind == kind && now.task.owner == OWNER;
-        self.tasks.open().values().any(|running| running.look(own))
+        self.tasks.any(|task| task.kind == kind && task.owner == Task::ITSELF)
     }
 
     /// Work that nobody asked for, and that is no task yet.
     fn unasked(&self, request: TaskRequest) -> Arc<Running> {
-        let task = new_task(OWNER, &request, self.seam.now());
-        let now = Now { task, log: Vec::new(), told: None, scrubbed: Vec::new(), joined: 0, closed: false };
-        Arc::new(Running { request, until: None, now: Mutex::new(now), changed: watch::Sender::new(0) })
+        let task = new_task(Task::ITSELF, &request, self.seam.now());
+        Running::new(TaskRow { task, request, log: Vec::new(), outcome: None })
     }
 
     /// Makes work that turns out to take time a task, if it is none.
@@ -155,17 +148,12 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Takes down what a check found that nobody asked for, among those that somebody did.
-    async fn note_check(&self, report: HealthReport) {
-        let now = self.seam.now();
-        let text = said(&report);
-        let mut task = new_task(OWNER, &CHECK, now);
-        (task.state, task.message, task.ended) = (TaskState::Done, text.clone(), Some(now));
-        (task.done, task.total) = (report.repaired, Some(report.actions_total));
-        let outcome = TaskOutcome { health: Some(report), ..TaskOutcome::default() }.kept();
+    /// Takes down a check that found something and took no time to mend, among those that did.
+    async fn note_check(&self, running: &Running, mut task: Task, outcome: &TaskOutcome) {
+        let (log, kept) = (running.look(|now| now.log.clone()), outcome.clone().kept());
         let noted = self.write(move |c| {
             task.id = tasks::create(c, &task, &CHECK)?;
-            tasks::save(c, &task, &[TaskLine { at: now, text }], Some(&outcome))
+            tasks::save(c, &task, &log, Some(&kept))
         });
         if let Err(error) = noted.await {
             tracing::warn!(%error, "writing down a check");

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::disk::{Disk, DiskEntry, DiskFile};
+use super::store::UNREADABLE;
 use crate::space::Space;
 
 /// A directory tree in memory. Clones share it.
@@ -159,7 +160,7 @@ impl Disk for MemoryDisk {
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let tree = self.readable()?;
         if tree.bad.contains(path) {
-            return Err(io::Error::from_raw_os_error(5));
+            return Err(io::Error::from_raw_os_error(UNREADABLE));
         }
         let content = Arc::clone(tree.names.get(path).ok_or_else(absent)?);
         drop(tree);

@@ -53,7 +53,7 @@ pub enum StoreError {
 }
 
 /// `EIO`, the same on Linux, macOS and the BSDs.
-const UNREADABLE: i32 = 5;
+pub(super) const UNREADABLE: i32 = 5;
 
 impl StoreError {
     /// Whether the disk could not read what it has, which says nothing of the rest of it.
@@ -475,10 +475,12 @@ impl Store {
                 }
             }
         }
-        for (root, error) in unreadable {
-            if report.packs == report.unreadable {
-                return Err(error);
-            }
+        if report.packs == 0
+            && let Some((_, error)) = unreadable.pop()
+        {
+            return Err(error);
+        }
+        for (root, _) in unreadable {
             let bytes = self.disk.open(&pack_path(&root)).and_then(|file| file.size_bytes());
             self.state().insert(root, bytes.unwrap_or(0));
             report.packs += 1;
